@@ -1,0 +1,8 @@
+"""The `ratchet` command."""
+
+import click
+
+
+@click.group()
+def main() -> None:
+    """A recommender that only turns one way: up."""

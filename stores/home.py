@@ -1,0 +1,153 @@
+"""The home: the one folder that holds all state of an embedded Ratchet."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from relations.errors import DependencyFailed, UsageError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where everything lies. A home is made by `create` and opened by `open`; nothing is made on look-up."""
+
+    root: Path
+    simulation: bool = False
+
+    @staticmethod
+    def create(root: Path, *, simulation: bool = False) -> "Home":
+        """Make the folders; an existing home of the same kind is kept as it is."""
+        home = Home(root.resolve(), simulation)
+        marker = home.root / "home.json"
+        if marker.exists():
+            existing = Home.open(root)
+            if existing.simulation != simulation:
+                raise UsageError(
+                    f"{root}: is already a home with simulation = {existing.simulation}; take another --home"
+                )
+            return existing
+        try:
+            for folder in home.folders():
+                folder.mkdir(parents=True, exist_ok=True)
+            home.keys.chmod(0o700)
+            temporary = marker.with_suffix(".part")
+            temporary.write_text(json.dumps({"format": FORMAT, "simulation": simulation}) + "\n")
+            temporary.replace(marker)
+        except OSError as error:
+            raise DependencyFailed(
+                f"{root}: cannot make a home here: {error.strerror}; choose a writable --home"
+            ) from error
+        return home
+
+    @staticmethod
+    def open(root: Path) -> "Home":
+        marker = root / "home.json"
+        if not marker.exists():
+            raise UsageError(f"{root}: no Ratchet home here; make one with `ratchet init --home {root}`")
+        try:
+            stated = json.loads(marker.read_text())
+            version, simulation = int(stated["format"]), bool(stated["simulation"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DependencyFailed(
+                f"{marker}: not readable as a home's marker ({error}); restore it from a backup"
+            ) from error
+        if version != FORMAT:
+            raise UsageError(f"{marker}: format {version}, this version of Ratchet reads {FORMAT}")
+        return Home(root.resolve(), simulation)
+
+    def folders(self) -> tuple[Path, ...]:
+        return (
+            self.lake,
+            self.staging,
+            *(self.landing / kind for kind in ("events", "items", "users", "exposures", "feedback")),
+            self.rejected,
+            self.releases,
+            self.checkpoints,
+            self.reports,
+            self.trials,
+            self.keys,
+            self.serving,
+            self.prefect,
+            self.tracking_artifacts,
+            self.run,
+        )
+
+    @property
+    def lake(self) -> Path:
+        """Delta tables, one folder each."""
+        return self.root / "lake"
+
+    @property
+    def staging(self) -> Path:
+        """Open intents of the delivery protocol, each with its copy of the input."""
+        return self.root / "staging"
+
+    @property
+    def landing(self) -> Path:
+        """Files that wait for ingest: `events/ items/ users/` from outside, `exposures/ feedback/` from serving."""
+        return self.root / "landing"
+
+    @property
+    def rejected(self) -> Path:
+        """Landing files that no reader could read."""
+        return self.root / "rejected"
+
+    @property
+    def releases(self) -> Path:
+        """Release bundles, one folder a digest."""
+        return self.root / "releases"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training state: `runs/<run key>` while a training runs, `models/<digest>` to warm-start from."""
+        return self.root / "checkpoints"
+
+    @property
+    def reports(self) -> Path:
+        """Pages for people: Data Docs and trial evidence."""
+        return self.root / "reports"
+
+    @property
+    def trials(self) -> Path:
+        """`<trial id>/trial.json` and `<trial id>/look-<n>.json`, as hashed into the ledger."""
+        return self.root / "trials"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def serving(self) -> Path:
+        """User state (SQLite) and the popularity list that answers while there is no champion."""
+        return self.root / "serving"
+
+    @property
+    def prefect(self) -> Path:
+        return self.root / "prefect"
+
+    @property
+    def tracking_artifacts(self) -> Path:
+        return self.root / "mlflow"
+
+    @property
+    def run(self) -> Path:
+        """Process ids, ports and locks of what is running."""
+        return self.root / "run"
+
+    @property
+    def ledger_url(self) -> str:
+        return f"sqlite:///{self.root / 'ledger.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def user_state(self) -> Path:
+        return self.serving / "user_state.db"
+
+    @property
+    def popularity(self) -> Path:
+        return self.serving / "popularity.json"

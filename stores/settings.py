@@ -1,0 +1,267 @@
+"""Settings: one `ratchet.toml` into frozen values.
+
+Order: environment (`RATCHET_SECTION__KEY`), then the file, then the defaults here. Every default carries its
+meaning and unit. Unknown keys are errors that name the nearest known one.
+"""
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from relations.errors import SettingsError
+
+PREFIX = "RATCHET_"
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HomeSettings(Section):
+    clock: Literal["wall", "request"] = "wall"
+    """`request`: the header X-Ratchet-Now carries the time. For simulations only."""
+
+
+class LakeSettings(Section):
+    allowed_lateness_hours: Positive = 72.0
+    """Landing rows older than the watermark by more than this go to the late table."""
+    max_skew_minutes: Positive = 10.0
+    """Landing rows that claim to be further in the future than this are quarantined."""
+
+
+class PrivacySettings(Section):
+    key_version: Count = 1
+    """Which pseudonym key is in force; part of each pseudonym."""
+
+
+class SourceSettings(Section):
+    format: Literal["auto", "csv", "jsonl", "parquet", "movielens"] = "auto"
+    columns: dict[str, str] = {}
+    """Ratchet's column name → the source's."""
+    behaviours: dict[str, str] = {}
+    """The source's behaviour → Ratchet's."""
+    time_unit: Literal["auto", "s", "ms", "us"] = "auto"
+    """Unit of numeric times. `auto` reads 10 digits as s, 13 as ms, 16 as us."""
+
+
+class ValidationSettings(Section):
+    max_failing_share: Share = 0.3
+    """A batch whose failing share exceeds this is quarantined whole."""
+    min_rows_for_share: Count = 20
+    """Below this many rows a batch is never quarantined whole for its share alone, unless every row fails."""
+
+
+class ModelSettings(Section):
+    width: Count = 64
+    blocks: Count = 2
+    heads: Count = 2
+    max_history: Count = 50
+    """Events of a user that the network sees."""
+    dropout: Share = 0.2
+
+
+class TrainSettings(Section):
+    epochs: Count = 12
+    batch_tokens: Count = 6_400
+    """Positions in one step, padding included."""
+    learning_rate: Positive = 2e-3
+    weight_decay: float = 0.0
+    loss: Literal["full", "sampled"] = "full"
+    negatives: Count = 512
+    """Shared negatives a step, for the sampled softmax."""
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`cuda` without CUDA is an error, never a silent fallback."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0 takes all cores."""
+    checkpoint_every_steps: Count = 50
+
+
+class IncrementSettings(Section):
+    epochs: Count = 3
+    learning_rate: Positive = 1e-3
+    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of the positions trained on that come from before the parent's data versions."""
+    min_new_events: Count = 1
+
+
+class EvaluationSettings(Section):
+    holdout_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Newest share of the (new) events, by event time, that is tested on and not trained on."""
+    k: Count = 10
+    max_users: Count = 5_000
+    """Rows are a seeded sample of at most this many users."""
+    tolerance: Share = 0.02
+    """A challenger whose NDCG@k is below the champion's by more than this share is no candidate."""
+
+
+class ReleaseSettings(Section):
+    parity_top10: Share = 0.99
+    """Smallest mean overlap of the ten best between torch and ONNX Runtime."""
+    parity_max_abs: Positive = 1e-4
+    """Largest score difference between torch and ONNX Runtime."""
+
+
+class ServingSettings(Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8890
+    flush_seconds: Positive = 2.0
+    """Open exposure and feedback files are handed to the landing folder after this long."""
+    flush_rows: Count = 20_000
+    poll_seconds: Positive = 0.5
+    """How often serving asks the ledger who is champion."""
+    threads: Count = 1
+    """ONNX Runtime's threads."""
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+class PolicySettings(Section):
+    exploration: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Probability, a slot, of a uniform draw from the candidates in place of the best one."""
+    candidates: Count = 50
+    """Size of the candidate set: the best by score after exclusions."""
+    exclude_seen: bool = True
+    """Leave out the items of the user's history, in serving and in evaluation."""
+
+
+class MetricSettings(Section):
+    outcome: str = "click"
+    """Behaviour whose events with an exposure count."""
+    per: Literal["impression"] = "impression"
+    value: Literal["count", "sum"] = "count"
+    """`count`: at most one a shown item; `sum`: the events' values."""
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Non-inferiority margin as a guardrail, relative."""
+
+
+class TrialSettings(Section):
+    metric: str = "clicks"
+    guardrails: tuple[str, ...] = ()
+    allocation: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.025
+    """One-sided."""
+    spending: Literal["obf", "hsd"] = "obf"
+    window_hours: Positive = 24.0
+    """Attribution window W: a user's outcome is frozen this long after the first exposure."""
+    minimum_effect: Positive = 0.02
+    """Minimum detectable effect, relative to the champion's rate."""
+    n_max: Count = 20_000
+    """Matured users in both arms at which all alpha is spent."""
+    min_users: Count = 400
+    """Matured users before the first look decides."""
+    deadline_days: Positive = 28.0
+    looks: Count = 10
+    """Planned looks; the boundary is computed at the information that each look really has."""
+    srm_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.001
+    harm_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
+    metrics: dict[str, MetricSettings] = {"clicks": MetricSettings()}
+
+
+class LedgerSettings(Section):
+    url: str = ""
+    """SQLAlchemy URL; empty: SQLite in the home."""
+    approval_hours: Positive = 72.0
+    """A trial that waits longer for a person expires."""
+    evidence_hours: Positive = 24.0
+    """Evidence older than this cannot be approved; look again."""
+
+
+class TrackingSettings(Section):
+    uri: str = ""
+    """MLflow tracking URI; empty: SQLite in the home."""
+    experiment: str = "ratchet"
+    model: str = "ratchet"
+    """Registered model name."""
+
+
+class SchedulesSettings(Section):
+    ingest_seconds: Annotated[int, Field(ge=30)] = 60
+    incremental_minutes: Count = 60
+    full_retrain_days: Count = 7
+    trial_minutes: Count = 15
+
+
+class Settings(Section):
+    home: HomeSettings = HomeSettings()
+    lake: LakeSettings = LakeSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    sources: dict[str, SourceSettings] = {}
+    validation: ValidationSettings = ValidationSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    increment: IncrementSettings = IncrementSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    release: ReleaseSettings = ReleaseSettings()
+    serving: ServingSettings = ServingSettings()
+    policy: PolicySettings = PolicySettings()
+    trial: TrialSettings = TrialSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    schedules: SchedulesSettings = SchedulesSettings()
+
+
+def load_settings(file: Path | None, *, environment: dict[str, str] | None = None) -> Settings:
+    """Read `file` (None: defaults) and the environment. Raises SettingsError with file, key and remedy."""
+    stated: dict[str, Any] = {}
+    name = "ratchet.toml"
+    if file is not None:
+        name = str(file)
+        try:
+            stated = tomllib.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise SettingsError(f"{file}: no such settings file; check --config") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{file}: not TOML: {error}") from error
+    variables = _from_environment(dict(os.environ) if environment is None else environment)
+    for (section, key), text in variables.items():
+        table = stated.setdefault(section, {})
+        if isinstance(table, dict):
+            table[key] = text
+    try:
+        return Settings.model_validate(stated)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(name, problem, variables) for problem in error.errors())) from error
+
+
+def _from_environment(environment: dict[str, str]) -> dict[tuple[str, str], str]:
+    found = {}
+    for variable, text in environment.items():
+        section, separator, key = variable.removeprefix(PREFIX).lower().partition("__")
+        if variable.startswith(PREFIX) and separator and section in Settings.model_fields:
+            found[section, key] = text
+    return found
+
+
+def _explain(file: str, problem: Any, variables: dict[tuple[str, str], str]) -> str:
+    place = [str(part) for part in problem["loc"]]
+    key, sections = place[-1], place[:-1]
+    if len(place) >= 2 and (place[0], place[1]) in variables:
+        where = f"environment {PREFIX}{place[0].upper()}__{place[1].upper()}: "
+    else:
+        where = f"{file}: " + (f"[{'.'.join(sections)}] " if sections else "")
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _known(sections), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(_known(sections)))}"
+        return f"{where}{key} is not a setting{hint}"
+    return f"{where}{key} = {problem['input']!r}: {problem['msg']}"
+
+
+def _known(sections: list[str]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for section in sections:
+        field = model.model_fields.get(section)
+        annotation = field.annotation if field else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+        elif section == "sources":
+            model = SourceSettings
+        elif section == "metrics":
+            model = MetricSettings
+    return list(model.model_fields)

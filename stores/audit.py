@@ -1,0 +1,151 @@
+"""The hash-chained record of every change to the ledger, and the proof that ledger and record agree.
+
+Entry n: hash_n = SHA-256(canonical JSON of {number, time, actor, action, subject, payload, previous = hash_{n−1}}).
+Changing, removing or inserting an entry breaks the chain from there on; changing a table without an entry, or
+cutting entries off the end, makes the tables differ from what the record says of them.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select
+
+from stores.ledger_records import AuditEntry, canonical_json, sha256, stamp
+from stores.ledger_tables import audits, champions, evidence, reigns, trials, versions
+
+GENESIS = "0" * 64
+
+
+def append_audit(
+    tx: Connection, *, actor: str, action: str, subject: str, payload: Mapping[str, Any], now: datetime
+) -> str:
+    """Add a link, in the transaction of the change that it tells of. Returns its hash."""
+    number = (tx.execute(select(func.max(audits.c.number))).scalar() or 0) + 1
+    previous = tx.execute(select(audits.c.hash).where(audits.c.number == number - 1)).scalar() or GENESIS
+    link: dict[str, Any] = {
+        "number": number,
+        "time": stamp(now),
+        "actor": actor,
+        "action": action,
+        "subject": subject,
+        "payload": dict(payload),
+        "previous": previous,
+    }
+    digest = sha256(canonical_json(link, what=f"audit entry {number}"))
+    text = canonical_json(payload, what=f"audit entry {number}")
+    tx.execute(insert(audits).values(**{**link, "payload": text, "hash": digest}))
+    return digest
+
+
+def read_audit(tx: Connection) -> tuple[AuditEntry, ...]:
+    rows = tx.execute(select(audits).order_by(audits.c.number))
+    return tuple(AuditEntry(**{**row._mapping, "payload": json.loads(row.payload)}) for row in rows)
+
+
+def find_problems(tx: Connection) -> list[str]:
+    """Recompute everything that is hashed and replay the record against the tables; empty when all agree."""
+    entries = read_audit(tx)
+    return [*_chain(entries), *_champions(tx, entries), *_versions(tx, entries), *_trials(tx, entries)]
+
+
+def _chain(entries: tuple[AuditEntry, ...]) -> list[str]:
+    problems = []
+    previous = GENESIS
+    for expected, entry in enumerate(entries, start=1):
+        if entry.number != expected:
+            problems.append(f"audit entry {expected} is missing: entry {entry.number} stands in its place")
+            break
+        link = {
+            "number": entry.number,
+            "time": entry.time,
+            "actor": entry.actor,
+            "action": entry.action,
+            "subject": entry.subject,
+            "payload": entry.payload,
+            "previous": entry.previous,
+        }
+        if entry.previous != previous:
+            problems.append(f"audit entry {entry.number} does not follow entry {entry.number - 1}: the chain is cut")
+        if sha256(canonical_json(link, what=f"audit entry {entry.number}")) != entry.hash:
+            problems.append(
+                f"audit entry {entry.number} ({entry.action} {entry.subject}) was changed after it was written"
+            )
+        previous = entry.hash
+    return problems
+
+
+def _champions(tx: Connection, entries: tuple[AuditEntry, ...]) -> list[str]:
+    said: dict[str, dict[str, Any]] = {}
+    epochs: dict[tuple[str, int], dict[str, Any]] = {}
+    problems = []
+    for entry in entries:
+        reached = entry.payload.get("to")
+        if reached is None:
+            continue
+        surface = str(entry.payload["surface"])
+        before = said.get(surface, {}).get("epoch", 0)
+        if reached["epoch"] != before + 1:
+            problems.append(f"audit entry {entry.number}: epoch {before} of {surface!r} went to {reached['epoch']}")
+        said[surface] = epochs[surface, reached["epoch"]] = dict(reached)
+    held = {
+        row.surface: {"version": row.version, "digest": row.digest, "epoch": row.epoch}
+        for row in tx.execute(select(champions))
+    }
+    problems += [
+        f"champion of {surface!r} is {held.get(surface)}, the audit says {said.get(surface)}"
+        for surface in sorted(held.keys() | said.keys())
+        if held.get(surface) != said.get(surface)
+    ]
+    kept = {
+        (row.surface, row.epoch): {"version": row.version, "digest": row.digest, "epoch": row.epoch}
+        for row in tx.execute(select(reigns))
+    }
+    problems += [
+        f"history of {key[0]!r}, epoch {key[1]}: {kept.get(key)}, the audit says {epochs.get(key)}"
+        for key in sorted(kept.keys() | epochs.keys())
+        if kept.get(key) != epochs.get(key)
+    ]
+    return problems
+
+
+def _versions(tx: Connection, entries: tuple[AuditEntry, ...]) -> list[str]:
+    said = {entry.subject: entry.payload for entry in entries if entry.action == "record_version"}
+    held = {f"version {row.version}": version_facts(row._mapping) for row in tx.execute(select(versions))}
+    return [
+        f"{name}: the ledger holds {held.get(name)}, the audit says {said.get(name)}"
+        for name in sorted(held.keys() | said.keys())
+        if held.get(name) != said.get(name)
+    ]
+
+
+def version_facts(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """What an audit entry says of a version: all that the gate leans on."""
+    named = ("version", "digest", "mode", "parent", "events_version", "items_version", "offline_passed", "submitter")
+    return {name: row[name] for name in named}
+
+
+def _trials(tx: Connection, entries: tuple[AuditEntry, ...]) -> list[str]:
+    states = {entry.payload["trial"]: entry.payload["state"] for entry in entries if "state" in entry.payload}
+    configs = {
+        entry.payload["trial"]: entry.payload["config_hash"] for entry in entries if entry.action == "open_trial"
+    }
+    looks = {
+        (entry.payload["trial"], entry.payload["evidence"]) for entry in entries if entry.action == "record_evidence"
+    }
+    problems = []
+    for row in tx.execute(select(trials).order_by(trials.c.opened)):
+        if sha256(row.config) != row.config_hash or configs.get(row.id) != row.config_hash:
+            problems.append(f"trial {row.id}: its configuration is not the one that was frozen")
+        if states.pop(row.id, None) != row.state:
+            problems.append(f"trial {row.id}: its state {row.state} is not the one in the audit")
+    problems += [f"trial {name}: in the audit, and gone from the ledger" for name in states]
+    for row in tx.execute(select(evidence).order_by(evidence.c.trial, evidence.c.number)):
+        if sha256(row.evidence) != row.sha256 or json.loads(row.evidence).get("decision") != row.decision:
+            problems.append(f"trial {row.trial}: evidence {row.number} was changed after it was recorded")
+        if (row.trial, row.sha256) not in looks:
+            problems.append(f"trial {row.trial}: evidence {row.number} is not in the audit")
+        looks.discard((row.trial, row.sha256))
+    problems += [f"trial {name}: evidence {digest[:12]}… is gone from the ledger" for name, digest in sorted(looks)]
+    return problems

@@ -1,8 +1,53 @@
-"""The `ratchet` command."""
+"""The `ratchet` command: names only; what a command needs is imported when it runs."""
+
+import importlib
 
 import click
 
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("cli.commands.start", "Make a home: the folder that holds all state."),
+    "demo": ("cli.commands.demo", "The whole loop on a simulated marketplace, or on a real log."),
+    "up": ("cli.commands.up", "Start Prefect, MLflow, serving and the schedules on this machine."),
+    "status": ("cli.commands.status", "Champion, candidate, trials, rows and table versions."),
+    "ingest": ("cli.commands.ingest", "Validate and commit files of events, items or users."),
+    "train": ("cli.commands.train", "Train a challenger: from scratch, or on what arrived."),
+    "trial": ("cli.commands.trial", "Start, look at, stop or list online trials."),
+    "approve": ("cli.commands.decide", "Promote the challenger of a trial that the gate passed."),
+    "reject": ("cli.commands.decide", "Turn a challenger down, with the reason."),
+    "rollback": ("cli.commands.decide", "Bring the former champion back."),
+    "serve": ("cli.commands.serve", "Answer recommendation requests over HTTP."),
+    "recommend": ("cli.commands.serve", "Ask the running server for one user."),
+    "ledger": ("cli.commands.ledger", "Show or verify the record of who promoted what."),
+    "quarantine": ("cli.commands.quarantine", "Rows that failed, and why."),
+    "doctor": ("cli.commands.doctor", "Check this machine and this home."),
+    "bench": ("cli.commands.bench", "Run a benchmark by name."),
+}
 
-@click.group()
+
+class LazyGroup(click.Group):
+    """Knows its commands' names and one-line helps without importing them: `--help` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_line) for name, (_, help_line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ratchet-rec", prog_name="ratchet")
 def main() -> None:
-    """A recommender that only turns one way: up."""
+    """A recommender that only turns one way: up.
+
+    \b
+    Exit codes: 0 done · 1 our bug · 2 usage or settings · 3 data rejected ·
+    4 the gate said no · 5 awaiting approval · 6 a dependency failed
+    """

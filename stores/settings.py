@@ -265,3 +265,10 @@ def _known(sections: list[str]) -> list[str]:
         elif section == "metrics":
             model = MetricSettings
     return list(model.model_fields)
+
+
+def find_settings(home: Path, stated: Path | None) -> Path | None:
+    """The settings file in force: the stated one, else the home's, else that of the working directory."""
+    if stated is not None:
+        return stated
+    return next((file for file in (home / "ratchet.toml", Path("ratchet.toml")) if file.exists()), None)

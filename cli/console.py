@@ -1,0 +1,137 @@
+"""What every command shares: its options, its one JSON object, its exit code, its errors."""
+
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from relations.errors import RatchetError
+from stores.home import Home
+from stores.settings import Settings, find_settings, load_settings
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command answers: `data` for --json, `lines` for a person."""
+
+    data: dict[str, Any]
+    lines: tuple[str, ...] = ()
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a command works. `say` reports progress to a person and is silent with --json."""
+
+    root: Path
+    config: Path | None
+    as_json: bool
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def home(self) -> Home:
+        return Home.open(self.root)
+
+    @property
+    def config_file(self) -> Path | None:
+        return find_settings(self.root, self.config)
+
+    @property
+    def settings(self) -> Settings:
+        if "settings" not in self._cache:
+            self._cache["settings"] = load_settings(self.config_file)
+        settings: Settings = self._cache["settings"]
+        return settings
+
+    @property
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    @property
+    def config_argument(self) -> str | None:
+        """The settings file as flows take it."""
+        file = self.config_file
+        return None if file is None else str(file)
+
+    def say(self, line: str) -> None:
+        if not self.as_json:
+            click.echo(line)
+
+
+def command(name: str, **attributes: Any) -> Callable[[Callable[..., Result]], click.Command]:
+    """A `ratchet` command whose function takes a Context and answers a Result."""
+
+    def decorate(function: Callable[..., Result]) -> click.Command:
+        @click.command(name, **attributes)
+        @click.option(
+            "--home",
+            "root",
+            type=click.Path(path_type=Path),
+            default=Path(".ratchet"),
+            show_default=True,
+            help="Folder of all state.",
+        )
+        @click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            help="Settings file; default: ratchet.toml in the home, else here.",
+        )
+        @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+        @functools.wraps(function)
+        def run(*, root: Path, config: Path | None, as_json: bool, **arguments: Any) -> None:
+            context = Context(root, config, as_json)
+            with _answering(as_json) as answer:
+                try:
+                    result = function(context, **arguments)
+                except RatchetError as error:
+                    result = Result({"error": str(error), "kind": type(error).__name__}, (), error.exit_code)
+                    click.secho(f"ratchet {name}: {error}", err=True, fg="red")
+                except OSError as error:
+                    place = f"{error.filename}: " if error.filename else ""
+                    result = Result({"error": f"{place}{error.strerror or error}", "kind": "OSError"}, (), 6)
+                    click.secho(f"ratchet {name}: {place}{error.strerror or error}", err=True, fg="red")
+                except KeyboardInterrupt:
+                    result = Result({"error": "interrupted", "kind": "KeyboardInterrupt"}, (), 130)
+                except Exception as error:
+                    traceback.print_exc()
+                    click.secho(f"ratchet {name}: a bug of ours, please report it with the lines above", err=True)
+                    result = Result({"error": repr(error), "kind": "bug"}, (), 1)
+                answer(result)
+            # Not sys.exit from inside libraries' threads: leave at once, with everything flushed.
+            raise SystemExit(result.exit_code)
+
+        return run
+
+    return decorate
+
+
+@contextmanager
+def _answering(as_json: bool) -> Iterator[Callable[[Result], None]]:
+    """With --json, whatever libraries print goes to stderr, and stdout gets the one object."""
+    if not as_json:
+
+        def tell(result: Result) -> None:
+            for line in result.lines:
+                click.echo(line)
+
+        yield tell
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    out: IO[str] = os.fdopen(kept, "w", encoding="utf-8")
+    try:
+        yield lambda result: print(json.dumps(result.data, default=str, ensure_ascii=False), file=out, flush=True)
+    finally:
+        sys.stdout.flush()
+        os.dup2(out.fileno(), 1)
+        out.close()

@@ -1,0 +1,144 @@
+"""Group-sequential boundaries: how much evidence a look must show when there were looks before it.
+
+One-sided, upper boundaries only: futility never binds, so nothing is won back by stopping early.
+
+Sources: Lan & DeMets, Biometrika 1983 (spending); Armitage, McPherson & Rowe, JRSS A 1969 (the recursion);
+Hwang, Shih & DeCani, Statistics in Medicine 1990 (HSD).
+
+Shapes: _K one entry per look, _G one per grid node.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import ndtr, ndtri
+
+Array = NDArray[np.float64]
+
+MAX_Z = 8.0
+"""No boundary is higher: 1 − Φ(8) = 6e-16 is below what the recursion resolves, and below any α that matters."""
+HSD_GAMMA = -2.0
+NODES_PER_SIGMA = 4
+"""Grid nodes in one standard deviation of the narrower increment; Simpson's error is then below 1e-5 of z."""
+MIN_INCREMENT = 1e-4
+"""Two looks closer than this share of the information are treated as if this far apart.
+
+Too little correlation between them only raises the boundary, and the grid stays small.
+"""
+
+
+class Spending(StrEnum):
+    """How the one-sided α is spent over the information time t in [0, 1]."""
+
+    OBF = "obf"
+    """O'Brien–Fleming type: 2[1 − Φ(z_{1−α/2}/√t)]; almost nothing early."""
+    HSD = "hsd"
+    """α(1 − e^{−γt})/(1 − e^{−γ}) with γ = −2; some power early."""
+    POCOCK = "pocock"
+    """Pocock type: α·ln(1 + (e − 1)t); nearly equal boundaries."""
+
+
+def spent(spending: Spending, *, time: float, alpha: float) -> float:
+    """Cumulative one-sided α spent by information time `time`; all of it from 1 on, none at 0.
+
+    Raises ValueError for a negative time or an α outside (0, 0.5).
+    """
+    if time < 0:
+        raise ValueError(f"information time {time} is negative; it is the matured users over n_max")
+    if not 0 < alpha < 0.5:
+        raise ValueError(f"alpha {alpha} is outside (0, 0.5)")
+    if time == 0:
+        return 0.0
+    if time >= 1:
+        return alpha
+    if spending is Spending.OBF:
+        return float(2 * ndtr(ndtri(alpha / 2) / math.sqrt(time)))
+    if spending is Spending.HSD:
+        return alpha * math.expm1(-HSD_GAMMA * time) / math.expm1(-HSD_GAMMA)
+    return alpha * math.log1p((math.e - 1) * time)
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """`z`: the standardised effect that promotes at this look. `spent`: cumulative α up to and with it."""
+
+    z: float
+    spent: float
+
+
+def boundaries(information: Sequence[float], *, spending: Spending, alpha: float, final: bool) -> tuple[Boundary, ...]:
+    """One boundary per look, from the information that each look really had.
+
+    `information`: matured users over n_max at each look, strictly increasing; may end above 1.
+    `final`: the last look is the trial's last, so it spends all that is left, however little information came in.
+    The correlation between looks comes from `information` as it is; only the spending is capped at 1.
+
+    Raises ValueError unless `information` is positive and strictly increasing.
+    """
+    times = tuple(float(time) for time in information)
+    if any(later <= earlier for earlier, later in zip((0.0, *times), times, strict=False)):
+        raise ValueError(f"information {times} must be positive and strictly increasing; merge looks without new users")
+    levels = [spent(spending, time=time, alpha=alpha) for time in times]
+    if final and levels:
+        levels[-1] = alpha
+    return tuple(Boundary(z=z, spent=level) for z, level in zip(_recursion(times, tuple(levels)), levels, strict=True))
+
+
+@lru_cache(maxsize=256)
+def _recursion(times_K: tuple[float, ...], levels_K: tuple[float, ...]) -> tuple[float, ...]:
+    """Critical z per look so that the paths crossing first at look k have probability levels[k] − levels[k−1].
+
+    Works on B(t) = Z(t)·√t, whose increments are independent N(0, Δt). The density of the paths that have not yet
+    crossed is kept on a Simpson grid that is fine enough for the increments on both of its sides.
+    """
+    found: list[float] = []
+    grid_G, mass_G = np.zeros(1), np.ones(1)  # all paths start at B(0) = 0
+    before, level_before = 0.0, 0.0
+    for look, (time, level) in enumerate(zip(times_K, levels_K, strict=True)):
+        sigma = math.sqrt(max(time - before, MIN_INCREMENT * time))
+        z = _critical(grid_G, mass_G, sigma=sigma, scale=math.sqrt(time), tail=level - level_before)
+        found.append(z)
+        if look + 1 < len(times_K):
+            ahead = math.sqrt(max(times_K[look + 1] - time, MIN_INCREMENT * times_K[look + 1]))
+            lower, upper = -MAX_Z * math.sqrt(time), z * math.sqrt(time)
+            next_G, weight_G = _simpson(lower, upper, step=min(sigma, ahead) / NODES_PER_SIGMA)
+            mass_G = weight_G * _density(grid_G, mass_G, at_G=next_G, sigma=sigma)
+            grid_G = next_G
+        before, level_before = time, level
+    return tuple(found)
+
+
+def _critical(grid_G: Array, mass_G: Array, *, sigma: float, scale: float, tail: float) -> float:
+    """The z whose exceedance by surviving paths has probability `tail`; MAX_Z where that is out of reach."""
+
+    def excess(z: float) -> float:
+        return float(mass_G @ ndtr((grid_G - z * scale) / sigma)) - tail
+
+    if excess(MAX_Z) >= 0:
+        return MAX_Z
+    return float(brentq(excess, -MAX_Z, MAX_Z, xtol=1e-10))
+
+
+def _density(grid_G: Array, mass_G: Array, *, at_G: Array, sigma: float) -> Array:
+    """Density of the surviving paths at `at_G`, one increment later."""
+    result = np.empty_like(at_G)
+    block = max(1, 2_000_000 // len(grid_G))  # bounds the kernel matrix to 16 MB
+    for start in range(0, len(at_G), block):
+        distance = (at_G[start : start + block, None] - grid_G[None, :]) / sigma
+        result[start : start + block] = np.exp(-0.5 * distance**2) @ mass_G
+    return result / (sigma * math.sqrt(2 * math.pi))
+
+
+def _simpson(lower: float, upper: float, *, step: float) -> tuple[Array, Array]:
+    """Nodes and weights of Simpson's rule over [lower, upper] with nodes at most `step` apart."""
+    pieces = 2 * max(1, math.ceil((upper - lower) / step / 2))
+    weights = np.full(pieces + 1, 2.0)
+    weights[1::2] = 4.0
+    weights[0] = weights[-1] = 1.0
+    return np.linspace(lower, upper, pieces + 1), weights * (upper - lower) / pieces / 3

@@ -1,0 +1,72 @@
+"""Guardrails: a challenger may win the primary metric only without losing these by more than their margins.
+
+Non-inferiority on R_B − (1 − m)·R_A with variance s²_B/n_B + (1 − m)²·s²_A/n_A, on the primary metric's boundary.
+Where less is better, on (1 + m)·R_A − R_B. No α is divided among guardrails: all of them must pass, so each more makes
+a false promotion less likely (Schultzberg et al., "Risk-aware product decisions in A/B tests", 2024).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gate.confidence import one_sided_p, tuned_rho
+from gate.estimator import ArmSums, estimate
+from gate.trial import Better, Metric, finite
+
+
+@dataclass(frozen=True)
+class Guardrail:
+    """One guardrail at one look. `slack` ≥ 0 is within the margin; `z` is the slack in standard errors.
+
+    `harm_p`: always-valid p of the hypothesis that the metric is within its margin; small means proven harm.
+    """
+
+    name: str
+    champion_rate: float
+    challenger_rate: float
+    margin: float
+    slack: float
+    standard_error: float
+    z: float
+    boundary: float | None
+    holds: bool
+    harm_p: float
+
+    def as_json(self) -> dict[str, float | str | bool | None]:
+        numbers = {key: value for key, value in vars(self).items() if isinstance(value, float)}
+        return {
+            **{key: finite(value) for key, value in numbers.items()},
+            "name": self.name,
+            "boundary": self.boundary,
+            "holds": self.holds,
+        }
+
+
+def judge_guardrail(
+    metric: Metric, *, champion: ArmSums, challenger: ArmSums, boundary: float | None, harm_alpha: float, n_max: int
+) -> Guardrail:
+    """`boundary`: this look's critical z; None where the look may not promote, and then `holds` is False.
+
+    A metric that shows no variance, such as one without any outcome in either arm, has z = 0 and does not hold: that is
+    missing data, and missing data never passes.
+    """
+    found = estimate(champion.array(), challenger.array(), adjust=False)
+    factor = 1 - metric.margin if metric.better is Better.HIGHER else 1 + metric.margin
+    sign = 1 if metric.better is Better.HIGHER else -1
+    slack = sign * (float(found.challenger_rate) - factor * float(found.champion_rate))
+    error = float(np.sqrt(found.challenger_variance + factor**2 * found.champion_variance))
+    z = slack / error if error > 0 else 0.0
+    users = champion.n + challenger.n
+    rho = tuned_rho(alpha=2 * harm_alpha, users=n_max)
+    return Guardrail(
+        name=metric.name,
+        champion_rate=float(found.champion_rate),
+        challenger_rate=float(found.challenger_rate),
+        margin=metric.margin,
+        slack=slack,
+        standard_error=error,
+        z=z,
+        boundary=boundary,
+        holds=boundary is not None and z >= boundary,
+        harm_p=one_sided_p(z, users=users, rho=rho),
+    )

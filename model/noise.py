@@ -14,7 +14,7 @@ def blur_items(fitted: Fitted, *, scale: float, seed: int) -> Fitted:
     Scale 0 scores identically. The noise of one seed is one direction, so that the damage grows with the scale.
     """
     ranker = copy.deepcopy(fitted.ranker)
-    matrix = ranker.item_embedding.weight
+    matrix = ranker.item_table.weight
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(matrix.shape, generator=generator, dtype=matrix.dtype)
     with torch.no_grad():

@@ -1,0 +1,26 @@
+"""How long work tells a person where it stands, without knowing who listens.
+
+One listener a process: a command that has a terminal sets it; without one, reports go nowhere.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Listener = Callable[[str, int, int], None]
+"""Called with the name of the work, what is done, and the total."""
+
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def report(work: str, done: int, total: int) -> None:
+    for listener in _listeners:
+        listener(work, done, total)

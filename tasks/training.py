@@ -1,0 +1,274 @@
+"""Training: choose the data by lineage, fit, and test on the newest slice. Only references leave a task.
+
+Each training has a folder named by what determines it (mode, parent, data versions, settings), so the same training
+asked for twice is one, and a killed one goes on where it stopped.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from model.evaluation import Evaluation, RankerRecommender, Recommender, compare, evaluate
+from model.fit import Fitted, fit_full, fit_increment, load_fitted, save_fitted
+from model.options import IncrementOptions, NetworkOptions, TrainOptions
+from model.popularity import Popularity
+from model.sequences import Histories, Holdout, merge, split_by_time
+from relations.arrivals import trained_on, unseen
+from relations.errors import DataRejected, UsageError
+from relations.sequences import user_histories
+from stores.home import Home
+from stores.lake import Lake
+from stores.ledger import Ledger
+from stores.ledger_records import VersionRecord
+from stores.settings import Settings
+from tasks.progress import report
+from tasks.sabotage import Sabotage, sabotage_fit
+
+
+class Mode(StrEnum):
+    FULL = "full"
+    INCREMENTAL = "incremental"
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What one training is determined by. `parent`: the version whose weights it starts from (incremental), or that
+    it was tested against (full). `folder` is relative to the home."""
+
+    mode: Mode
+    events_version: int
+    items_version: int
+    parent: int | None
+    champion: int | None
+    sabotage: str | None
+    folder: str
+
+    def path(self, home: Home) -> Path:
+        return home.root / self.folder
+
+    def save(self, home: Home) -> None:
+        folder = self.path(home)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "job.json", asdict(self))
+
+
+@dataclass(frozen=True)
+class NothingToLearn:
+    """A training that would change nothing, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Material:
+    """The rows of a training, on both sides of its cutoff."""
+
+    new: Histories
+    past: Histories
+    holdout: Holdout
+    cutoff_us: int
+    new_events: int
+
+    @property
+    def train(self) -> Histories:
+        return merge(self.past, self.new)[0] if len(self.past) else self.new
+
+
+def plan_training(
+    home: Home, settings: Settings, *, mode: Mode, sabotage: Sabotage | None = None
+) -> TrainingJob | NothingToLearn:
+    """Choose data versions and parent. Raises UsageError without events, or for an increment without a champion."""
+    lake, ledger = Lake(home.lake), Ledger.of(home, settings)
+    events, items = lake.version("events"), lake.version("items")
+    if events < 0:
+        raise UsageError(f"{home.root}: there are no events yet; `ratchet ingest FILE` brings some in")
+    champion, candidate = ledger.champion(), ledger.candidate()
+    if mode is Mode.INCREMENTAL and champion is None:
+        raise UsageError(f"{home.root}: an increment needs a champion; run `ratchet train --mode full` first")
+    parent = champion.version if champion else None
+    if mode is Mode.INCREMENTAL and candidate is not None:
+        parent = candidate.version
+    if mode is Mode.INCREMENTAL and sabotage is None and parent is not None:
+        record = ledger.version(parent)
+        arrived = _unseen_count(lake, record, events)
+        if arrived - _held_out_count(lake, record) < settings.increment.min_new_events:
+            return NothingToLearn(f"no new events since v{parent} (events version {record.events_version})")
+    facts = {
+        "mode": mode.value,
+        "events": events,
+        "items": items,
+        "parent": parent,
+        "champion": champion.version if champion else None,
+        "sabotage": asdict(sabotage) if sabotage else None,
+        "settings": {
+            name: getattr(settings, name).model_dump(mode="json") for name in ("model", "train", "increment", "evaluation")
+        },
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    job = TrainingJob(
+        mode=mode,
+        events_version=events,
+        items_version=items,
+        parent=parent,
+        champion=champion.version if champion else None,
+        sabotage=json.dumps(asdict(sabotage), sort_keys=True) if sabotage else None,
+        folder=f"checkpoints/{mode.value}-{key}",
+    )
+    job.save(home)
+    return job
+
+
+@task(name="fit", cache_policy=NO_CACHE)
+def fit_model(home: Home, settings: Settings, job: TrainingJob) -> Path:
+    """Fit, or go on with a fit that was killed; returns the folder of the fitted model."""
+    target = job.path(home) / "fitted"
+    if (target / "training.json").exists():
+        return target
+    material = load_material(home, settings, job)
+
+    def on_step(step: int, total: int, loss: float) -> None:
+        report("training", step, total)
+
+    network, training, increment = options_of(settings)
+    run = job.path(home) / "run"
+    if job.sabotage is not None:
+        parent = None if job.parent is None else load_version(home, settings, job.parent)
+        sabotage = Sabotage(**json.loads(job.sabotage))
+        fitted = sabotage_fit(sabotage, material.train, parent=parent, network=network, training=training, run=run)
+    elif job.mode is Mode.FULL:
+        fitted = fit_full(material.train, network=network, training=training, run=run, on_step=on_step)
+    else:
+        assert job.parent is not None
+        fitted = fit_increment(
+            load_version(home, settings, job.parent),
+            new=material.new,
+            past=material.past,
+            training=training,
+            increment=increment,
+            run=run,
+            on_step=on_step,
+        )
+    save_fitted(fitted, target)
+    return target
+
+
+@task(name="evaluate", cache_policy=NO_CACHE)
+def evaluate_model(home: Home, settings: Settings, job: TrainingJob) -> Path:
+    """Test challenger, champion and popularity on the same newest rows; returns the report's file.
+
+    The offline check: NDCG@k at least the champion's less the tolerance, or, with no champion, at least popularity's.
+    """
+    file = job.path(home) / "evaluation.json"
+    if file.exists():
+        return file
+    material = load_material(home, settings, job)
+    holdout = material.holdout.sample_users(settings.evaluation.max_users, seed=settings.train.seed)
+    fitted = load_fitted(job.path(home) / "fitted")
+    evaluations: dict[str, Evaluation] = {}
+    recommenders: dict[str, Recommender] = {
+        "challenger": RankerRecommender(fitted),
+        "popularity": Popularity.of(material.train),
+    }
+    if job.champion is not None:
+        recommenders["champion"] = RankerRecommender(load_version(home, settings, job.champion))
+    for number, (name, recommender) in enumerate(recommenders.items(), start=1):
+        report("evaluation", number, len(recommenders))
+        evaluations[name] = evaluate(
+            recommender, holdout, k=settings.evaluation.k, exclude_seen=settings.policy.exclude_seen
+        )
+    write_json(file, _evaluation_report(settings, material, evaluations))
+    return file
+
+
+def load_material(home: Home, settings: Settings, job: TrainingJob) -> Material:
+    """The job's rows. `past` is what the parent was trained on; a full retrain has no past, all rows are new."""
+    lake = Lake(home.lake)
+    events = lake.relation("events", version=job.events_version)
+    share = settings.evaluation.holdout_share
+    if job.mode is Mode.FULL or job.parent is None:
+        split = split_by_time(_histories(events), holdout_share=share)
+        nothing = split.train.keep(np.zeros(len(split.train), dtype=bool))
+        return Material(split.train, nothing, split.holdout, split.cutoff_us, len(split.train))
+    record = Ledger.of(home, settings).version(job.parent)
+    then = lake.relation("events", version=record.events_version)
+    new = _histories(unseen(events, then, cutoff_us=record.cutoff_us))
+    past = _histories(trained_on(then, cutoff_us=record.cutoff_us))
+    if not len(new):
+        raise DataRejected(f"events version {job.events_version}: nothing that v{job.parent} has not seen")
+    # Late rows may lie before the parent's cutoff; the test slice must not reach into what the parent trained on.
+    cutoff_us = max(split_by_time(new, holdout_share=share).cutoff_us, record.cutoff_us)
+    whole = merge(past, new)[0]
+    return Material(new.before(cutoff_us), past, split_by_time(whole, cutoff_us=cutoff_us).holdout, cutoff_us, len(new))
+
+
+def load_version(home: Home, settings: Settings, version: int) -> Fitted:
+    return load_fitted(home.root / Ledger.of(home, settings).version(version).checkpoint)
+
+
+def options_of(settings: Settings) -> tuple[NetworkOptions, TrainOptions, IncrementOptions]:
+    return (
+        NetworkOptions(**settings.model.model_dump()),
+        TrainOptions(**settings.train.model_dump()),
+        IncrementOptions(**settings.increment.model_dump()),
+    )
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    temporary.replace(file)
+
+
+def _histories(events: Any) -> Histories:
+    return Histories.from_table(user_histories(events).to_pyarrow())
+
+
+def _unseen_count(lake: Lake, record: VersionRecord, events_version: int) -> int:
+    then = lake.relation("events", version=record.events_version)
+    now = lake.relation("events", version=events_version)
+    return int(unseen(now, then, cutoff_us=record.cutoff_us).count().execute())
+
+
+def _held_out_count(lake: Lake, record: VersionRecord) -> int:
+    """Rows of the parent's own version that it was tested on: not news by themselves."""
+    then = lake.relation("events", version=record.events_version)
+    return int(then.count().execute()) - int(trained_on(then, cutoff_us=record.cutoff_us).count().execute())
+
+
+def _evaluation_report(settings: Settings, material: Material, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
+    ndcg = f"ndcg@{settings.evaluation.k}"
+    challenger = evaluations["challenger"]
+    rival_name = "champion" if "champion" in evaluations else "popularity"
+    rival = evaluations[rival_name]
+    tolerance = settings.evaluation.tolerance if rival_name == "champion" else 0.0
+    ours, theirs = challenger.overall[ndcg], rival.overall[ndcg]
+    rows = len(challenger)
+    difference = asdict(compare(challenger, rival)) if rows else None
+    passed = rows > 0 and ours >= theirs * (1 - tolerance)
+    verdict = f"{ndcg} {ours:.4f} against {theirs:.4f} of the {rival_name} on {rows} rows"
+    if not rows:
+        verdict = "no rows to test on: the newest slice holds no target"
+    return {
+        "k": settings.evaluation.k,
+        "rows": rows,
+        "cutoff_us": material.cutoff_us,
+        "new_events": material.new_events,
+        "models": {
+            name: {"overall": dict(e.overall), "by_slice": dict(e.by_slice), "by_behaviour": dict(e.by_behaviour)}
+            for name, e in evaluations.items()
+        },
+        "recommended": {name: dict(e.recommended) for name, e in evaluations.items()},
+        "difference": difference,
+        "rival": rival_name,
+        "passed": passed,
+        "verdict": verdict,
+    }

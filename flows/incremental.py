@@ -1,0 +1,17 @@
+"""Incremental fine-tune: go on from the candidate with what arrived since, and replayed history."""
+
+from datetime import datetime
+from typing import Any
+
+from prefect import flow
+
+from flows.training import train_and_release
+from tasks.training import Mode
+
+
+@flow(name="incremental", log_prints=False)
+def incremental(
+    home: str, config: str | None = None, submitter: str = "", now: datetime | None = None
+) -> dict[str, Any]:
+    """Train on what is new, test beside the champion, export, prove parity, register. Without news, says so."""
+    return train_and_release(home, config=config, mode=Mode.INCREMENTAL, submitter=submitter, now=now)

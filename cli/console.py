@@ -8,13 +8,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
 from relations.errors import RatchetError
+from stores.clock import home_now
 from stores.home import Home
 from stores.settings import Settings, find_settings, load_settings
 
@@ -54,7 +55,7 @@ class Context:
 
     @property
     def now(self) -> datetime:
-        return datetime.now(UTC)
+        return home_now(self.home, self.settings)
 
     @property
     def config_argument(self) -> str | None:

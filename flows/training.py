@@ -5,7 +5,8 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.opening import moment, open_home
+from flows.opening import open_home
+from stores.clock import home_now
 from tasks.releasing import Released, export_model, register_model, summary_markdown
 from tasks.sabotage import Sabotage
 from tasks.training import Mode, NothingToLearn, evaluate_model, fit_model, plan_training
@@ -32,7 +33,7 @@ def train_and_release(
     fit_model(place, settings, job)
     evaluate_model(place, settings, job)
     export_model(place, settings, job)
-    released: Released = register_model(place, settings, job, submitter=submitter, now=moment(now))
+    released: Released = register_model(place, settings, job, submitter=submitter, now=now or home_now(place, settings))
     create_markdown_artifact(summary_markdown(released), key=f"{mode.value}-training", description=released.verdict)
     create_table_artifact(released.table, key=f"{mode.value}-metrics", description="challenger and rivals, same rows")
     return released.as_json()

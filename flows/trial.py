@@ -6,7 +6,8 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from flows.opening import moment, open_home
+from flows.opening import open_home
+from stores.clock import home_now
 from stores.ledger import Ledger
 from tasks.ingesting import ingest_landing, refresh_serving
 from tasks.tracking import track_look
@@ -26,7 +27,7 @@ def trial(
     Promotes nobody: a PROMOTE waits for a person.
     """
     place, settings = open_home(home, config)
-    at = moment(now)
+    at = now or home_now(place, settings)
     ledger = Ledger.of(place, settings)
     ledger.expire(at)
     receipts = ingest_landing(home=place, settings=settings, now=at)

@@ -154,7 +154,7 @@ def _matured(config: TrialConfig, look: LookSums) -> tuple[int, int]:
 
 
 def _ends_trial(config: TrialConfig, look: LookSums) -> bool:
-    """Whether all remaining α is spent here. Data with known problems end nothing: they are held until a better look."""
+    """Whether all remaining α is spent here. Data with known problems end nothing: that look is held."""
     late = look.watermark >= config.deadline
     return not look.problems and (late or sum(_matured(config, look)) >= config.n_max)
 

@@ -183,7 +183,8 @@ def _arm(sums_M: Array) -> _Arm:
     n, s, i, s0, i0, ss, si, ii, s_s0, s_i0, i_s0, i_i0, s0s0, s0i0, i0i0 = np.moveaxis(sums_M, -1, 0)
 
     def covariance(product: Array, first: Array, second: Array) -> Array:
-        return (product - first * second / n) / (n - 1)
+        unbiased: Array = (product - first * second / n) / (n - 1)
+        return unbiased
 
     rate, mean = s / i, i / n
     variance = covariance(ss, s, s) - 2 * rate * covariance(si, s, i) + rate**2 * covariance(ii, i, i)
@@ -218,5 +219,4 @@ def _residual(arm: _Arm, theta: tuple[Array, Array]) -> Array:
     c_s, c_si, c_i = arm.of_before
     explained = theta[0] * arm.with_before[0] + theta[1] * arm.with_before[1]
     own = theta[0] ** 2 * c_s + 2 * theta[0] * theta[1] * c_si + theta[1] ** 2 * c_i
-    left: Array = arm.variance - 2 * explained + own
-    return left
+    return arm.variance - 2 * explained + own

@@ -1,7 +1,7 @@
 """Sequential sample-ratio mismatch: were users split as declared? Valid at every look, however many there are.
 
 Source: Lindon & Malek, "Anytime-valid inference for multinomial count data", arXiv 2011.03567 (Dirichlet prior centred
-on the declared split). A mismatch means that the arms hold different kinds of users, so nothing measured on them counts.
+on the declared split). A mismatch means that the arms hold different kinds of users: nothing measured on them counts.
 """
 
 import math

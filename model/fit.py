@@ -70,13 +70,15 @@ def fit_full(
     with seeded_threads(training.threads):
         torch.manual_seed(training.seed)
         ranker = Ranker(RankerConfig(items=len(vocabulary), behaviours=len(BEHAVIOUR_NAMES) - 1, **asdict(network)))
+        count_V = np.bincount(corpus.row_N, minlength=len(vocabulary) + 1)[1:]
+        ranker.start_from_popularity(count_V)
         outcome = train(
             ranker,
             epoch_of=epoch_of,
             options=training,
             schedule=Schedule.DECAY,
             optimizer_state=None,
-            count_V=np.bincount(corpus.row_N, minlength=len(vocabulary) + 1)[1:],
+            count_V=count_V,
             fingerprint=_fingerprint(corpus, vocabulary, asdict(network), asdict(training)),
             run=run,
             on_step=on_step,

@@ -5,6 +5,7 @@ Shapes: B users, L positions (left-padded with 0), D width, H heads, V items.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -104,6 +105,12 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 
+    @torch.no_grad()
+    def start_from_popularity(self, count_V: np.ndarray) -> None:
+        """Set the items' biases to their centred log counts: popularity is known, so no step need be spent on it."""
+        log_V = torch.from_numpy(np.log(np.maximum(count_V, 1))).to(self.item_bias)
+        self.item_bias[1:] = log_V - log_V.mean()
+
     def forward(self, items: Tensor, behaviours: Tensor) -> Tensor:
         """Scores [B, V] of the next item; column c is vocabulary row c + 1.
 
@@ -125,7 +132,8 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
         x_BLD = self._embed(row_BL, behaviour_BL)
         for block in self.blocks:
             x_BLD = block(x_BLD, None)
-        return self.final_norm(x_BLD)
+        state_BLD: Tensor = self.final_norm(x_BLD)
+        return state_BLD
 
     def _embed(self, row_BL: Tensor, behaviour_BL: Tensor) -> Tensor:
         place_BL = ((row_BL > 0).cumsum(dim=1) - 1).clamp(min=0)

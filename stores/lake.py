@@ -1,0 +1,139 @@
+"""The lake: one Delta table a schema, read by version, appended exactly once.
+
+Every append carries a Delta app transaction. delta-rs accepts the same transaction a second time, so the last one
+is read first and the write goes through the same handle; the delivery lock keeps other writers away meanwhile.
+"""
+
+import warnings
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import DeltaError
+
+from relations.digest import content_digest
+from relations.errors import DependencyFailed, UsageError
+from relations.refs import TableRef
+from relations.schemas import OUTSIDE_DIGEST, SCHEMAS
+from stores.failpoints import reach
+
+if TYPE_CHECKING:
+    import ibis
+
+COUNTS = ("delivered", "accepted", "quarantined", "duplicate", "late")
+CLOCK = {"events": "event_time", "late": "event_time", "exposures": "shown_time"}
+# App transactions are remembered for retries; nobody retries a delivery after this long.
+_CONFIGURATION = {"delta.setTransactionRetentionDuration": "interval 365 days"}
+
+
+class Lake:
+    """All tables below one folder. Absent tables read as empty ones of their schema."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def version(self, table: str) -> int:
+        """Newest version, -1 while the table does not exist."""
+        found = self._open(table)
+        return -1 if found is None else int(found.version())
+
+    def versions(self) -> dict[str, int]:
+        """Newest version of every table that exists."""
+        found = {table: self.version(table) for table in SCHEMAS}
+        return {table: version for table, version in found.items() if version >= 0}
+
+    def ref(self, table: str) -> TableRef:
+        return TableRef(str(self._path(table)), self.version(table))
+
+    def read(self, table: str, *, version: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows of one version (None: the newest) in the schema's column order."""
+        schema = SCHEMAS[table]
+        names = list(schema.names if columns is None else columns)
+        found = self._open(table, version)
+        wanted = pa.schema([schema.field(name) for name in names])
+        if found is None:
+            return wanted.empty_table()
+        return found.to_pyarrow_dataset().to_table(columns=names).cast(wanted)
+
+    def relation(self, table: str, *, version: int | None = None) -> "ibis.Table":
+        """The rows as an Ibis table on this lake's one DuckDB connection, so that relations of a lake join.
+
+        DuckDB reads the table's Parquet files where they lie, column by column as a query asks.
+        """
+        found = self._open(table, version)
+        files = found.file_uris() if found is not None else []
+        with warnings.catch_warnings():
+            # Ibis 12 asks DuckDB 2 for a schema by a name that DuckDB has renamed.
+            warnings.filterwarnings("ignore", message="fetch_arrow_table", category=DeprecationWarning)
+            if found is None or not files:
+                name = f"{table}_empty"
+                self._duckdb.con.register(name, SCHEMAS[table].empty_table())
+                return self._duckdb.table(name)
+            return self._duckdb.read_parquet(files, table_name=f"{table}_{found.version()}", union_by_name=True)
+
+    def append(self, table: str, rows: pa.Table, *, transaction: str) -> int:
+        """Append `rows` once: a transaction that the table has seen changes nothing. No rows, no commit.
+
+        Returns the table's version afterwards. Raises DependencyFailed when the disk fails.
+        """
+        if rows.num_rows == 0:
+            return self.version(table)
+        path = self._path(table)
+        try:
+            found = self._open(table)
+            if found is None:
+                # `ignore`: after a kill between creation and first append the empty table is there already.
+                found = DeltaTable.create(str(path), SCHEMAS[table], mode="ignore", configuration=_CONFIGURATION)
+                reach("ingest.created")
+            if found.transaction_version(transaction) is None:
+                properties = CommitProperties(app_transactions=[Transaction(transaction, 0)])
+                write_deltalake(found, rows.cast(SCHEMAS[table]), mode="append", commit_properties=properties)
+            return int(found.version())
+        except OSError as error:
+            raise DependencyFailed(f"{path}: cannot write: {error}; make space or fix the disk, then repeat") from error
+        except DeltaError as error:
+            raise DependencyFailed(f"{path}: Delta refused the commit: {error}; repeat the command") from error
+
+    def content_digest(self, table: str, *, version: int | None = None) -> str:
+        """Order-blind digest of what the rows say, 64 hex digits; see `relations.digest`."""
+        outside = OUTSIDE_DIGEST[table]
+        columns = [name for name in SCHEMAS[table].names if name not in outside]
+        return content_digest(self.read(table, version=version, columns=columns))
+
+    def totals(self) -> dict[str, int]:
+        """The identity's five counts, summed over all deliveries."""
+        receipts = self.read("deliveries", columns=COUNTS)
+        return {name: pc.sum(receipts.column(name)).as_py() or 0 for name in COUNTS}
+
+    def watermark(self, table: str = "events", *, version: int | None = None) -> datetime | None:
+        """Newest event (or showing) time of the accepted rows; None while there are none."""
+        newest: datetime | None = pc.max(self.read(table, version=version, columns=[CLOCK[table]]).column(0)).as_py()
+        return newest
+
+    @cached_property
+    def _duckdb(self) -> Any:
+        import ibis
+
+        connection = ibis.duckdb.connect()
+        connection.raw_sql("SET TimeZone = 'UTC'")
+        return connection
+
+    def _path(self, table: str) -> Path:
+        if table not in SCHEMAS:
+            raise UsageError(f"{table}: no such table; known: {', '.join(SCHEMAS)}")
+        return self.root / table
+
+    def _open(self, table: str, version: int | None = None) -> DeltaTable | None:
+        path = self._path(table)
+        if version == -1 or not (path / "_delta_log").is_dir() or not DeltaTable.is_deltatable(str(path)):
+            return None
+        try:
+            return DeltaTable(str(path), version=version)
+        except DeltaError as error:
+            wanted = "newest version" if version is None else f"version {version}"
+            raise DependencyFailed(f"{path}: cannot open {wanted}: {error}") from error

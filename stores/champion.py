@@ -9,6 +9,8 @@ from stores.audit import append_audit
 from stores.ledger_records import Champion, Reign, stamp, unstamp
 from stores.ledger_tables import champions, reigns
 
+PROMOTING_STEPS = ("bootstrap", "promote")
+
 
 def read_champion(tx: Connection, surface: str) -> Champion | None:
     row = tx.execute(select(champions).where(champions.c.surface == surface)).one_or_none()

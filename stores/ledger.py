@@ -81,6 +81,10 @@ class Ledger:
         with self._database.read() as tx:
             return read_reigns(tx, surface)
 
+    def former(self, surface: str = SURFACE) -> Reign | None:
+        """The reign that a rollback would go back to."""
+        return former_reign(self.history(surface))
+
     def versions(self) -> tuple[VersionRecord, ...]:
         """By version number."""
         with self._database.read() as tx:

@@ -1,0 +1,322 @@
+"""MLflow: a run for each training, a registered version for each bundle, and what the gate said of it.
+
+The registry mirrors; who is champion says the ledger. Every call either works or raises DependencyFailed.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from stores.bundle import Bundle, open_bundle
+from stores.home import Home
+from stores.mlflow_client import open_client, tracking_uri, translated
+from stores.settings import Settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DIGEST = "digest"
+BATCH = 1_000  # MLflow's own limit of metrics in one request
+REQUIREMENTS = ["numpy>=2.4", "onnxruntime>=1.31"]
+SMALL_PARTS = ("manifest.json", "attestation.json", "features.json")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version as MLflow has it."""
+
+    version: int
+    digest: str
+    run_id: str
+    tags: Mapping[str, str]
+
+
+class TrackedRun:
+    """One MLflow run. Metric names: `@` is written `_at_`, for MLflow forbids it; `/` groups them in the UI.
+
+    Values that are not finite are left out. Points carry the run's start as their time, so that logging the same
+    point again, after a kill, changes nothing.
+    """
+
+    def __init__(self, client: Any, run: Any, *, uri: str) -> None:
+        self._client = client
+        self._uri = uri
+        self._started: int = run.info.start_time
+        self.run_id: str = run.info.run_id
+        self.url_hint = f"#/experiments/{run.info.experiment_id}/runs/{self.run_id}"
+
+    def log_metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
+        self._points([(name, step, value) for name, value in values.items() if value is not None])
+
+    def log_curve(self, name: str, points: Sequence[tuple[int, float]]) -> None:
+        """Points (step, value), in as few requests as MLflow allows."""
+        self._points([(name, step, value) for step, value in points])
+
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Nested mappings become `outer.inner`."""
+        from mlflow.entities import Param
+
+        flat = [Param(name, str(value)) for name, value in _flat(values)]
+        with translated(self._uri):
+            for begin in range(0, len(flat), 100):
+                self._client.log_batch(self.run_id, params=flat[begin : begin + 100])
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        from mlflow.entities import RunTag
+
+        with translated(self._uri):
+            self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+
+    def log_figure(self, figure: "Figure", name: str) -> None:
+        """`name` ends in .png."""
+        with translated(self._uri):
+            self._client.log_figure(self.run_id, figure, name)
+
+    def log_dict(self, value: Mapping[str, Any], name: str) -> None:
+        """`name` ends in .json."""
+        with translated(self._uri):
+            self._client.log_text(self.run_id, json.dumps(value, indent=2, ensure_ascii=False, default=str), name)
+
+    def log_text(self, text: str, name: str) -> None:
+        with translated(self._uri):
+            self._client.log_text(self.run_id, text, name)
+
+    def log_file(self, file: Path, folder: str | None = None) -> None:
+        with translated(self._uri):
+            self._client.log_artifact(self.run_id, str(file), folder)
+
+    def log_data(self, table: str, *, version: int, digest: str, uri: str, context: str = "training") -> None:
+        """A table version that was read, as MLflow's dataset of the run."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = json.dumps({"uri": uri, "version": version, "digest": digest})
+        # MLflow allows a dataset 36 characters of digest; the whole one is in the source.
+        data = Dataset(f"{table} v{version}", digest[:36], "delta_table", source)
+        with translated(self._uri):
+            self._client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
+
+    def _points(self, points: Sequence[tuple[str, int, float]]) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name.replace("@", "_at_"), float(value), self._started, step)
+            for name, step, value in points
+            if math.isfinite(value)
+        ]
+        with translated(self._uri):
+            for begin in range(0, len(metrics), BATCH):
+                self._client.log_batch(self.run_id, metrics=metrics[begin : begin + BATCH])
+
+
+class Registry:
+    """Runs and registered versions of one home. MLflow is imported and opened at the first call."""
+
+    def __init__(self, home: Home, settings: Settings) -> None:
+        self._home = home
+        self._settings = settings
+        self.uri = tracking_uri(home, settings)
+        self.model = settings.tracking.model
+        self._opened: Any = None
+
+    @contextmanager
+    def start_run(
+        self,
+        name: str,
+        *,
+        tags: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        key: str = "",
+    ) -> Iterator[TrackedRun]:
+        """A run that is FINISHED at the end of the block, FAILED when it raises.
+
+        `key`: what the run is determined by. A run of the same key that did not finish is gone on with, not doubled.
+        """
+        with translated(self.uri):
+            experiment = self._experiment()
+            found = self._unfinished(experiment, key) if key else None
+            run = found or self._client.create_run(
+                experiment,
+                run_name=name,
+                tags={"mlflow.source.name": "ratchet", **({"ratchet.key": key} if key else {})},
+            )
+        tracked = TrackedRun(self._client, run, uri=self.uri)
+        try:
+            tracked.set_tags(tags or {})
+            tracked.log_params(params or {})
+            yield tracked
+        except BaseException:
+            with translated(self.uri):
+                self._client.set_terminated(tracked.run_id, status="FAILED")
+            raise
+        with translated(self.uri):
+            self._client.set_terminated(tracked.run_id)
+
+    def register(self, folder: Path, *, run_id: str, tags: Mapping[str, Any] | None = None) -> int:
+        """Log the bundle in `folder` as the run's model and register it; returns the version's number.
+
+        One version a digest: a bundle that is registered already keeps its number and its tags. The tags come with
+        the version in one transaction, so a kill leaves either no version or a whole one.
+        """
+        bundle = open_bundle(folder.parent, folder.name)
+        with translated(self.uri), FileLock(self._home.run / "registry.lock", timeout=120):
+            known = self._find(bundle.digest)
+            if known is not None:
+                return known.version
+            return self._register(bundle, run_id=run_id, tags=tags or {})
+
+    def version_of(self, digest: str) -> int | None:
+        with translated(self.uri):
+            found = self._find(digest)
+        return None if found is None else found.version
+
+    def versions(self) -> tuple[Registered, ...]:
+        """By number."""
+        with translated(self.uri):
+            return tuple(sorted(self._search(f"name = '{self.model}'"), key=lambda found: found.version))
+
+    def set_tags(self, version: int, tags: Mapping[str, str]) -> None:
+        with translated(self.uri):
+            for name, value in tags.items():
+                self._client.set_model_version_tag(self.model, str(version), name, value)
+
+    def remove_tags(self, version: int, names: Sequence[str]) -> None:
+        with translated(self.uri):
+            for name in names:
+                self._client.delete_model_version_tag(self.model, str(version), name)
+
+    def aliases(self) -> dict[str, int]:
+        """Alias → version; empty before the first registration."""
+        from mlflow.exceptions import MlflowException
+
+        with translated(self.uri):
+            try:
+                found = self._client.get_registered_model(self.model)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return {}
+                raise
+        return {name: int(version) for name, version in found.aliases.items()}
+
+    def set_alias(self, name: str, version: int | None) -> None:
+        """None: the alias is taken away."""
+        with translated(self.uri):
+            if version is None:
+                self._client.delete_registered_model_alias(self.model, name)
+            else:
+                self._client.set_registered_model_alias(self.model, name, str(version))
+
+    def log_trial(
+        self, version: int, trial: str, *, metrics: Mapping[str, float | None], look: int, files: Sequence[Path] = ()
+    ) -> None:
+        """A look's numbers, as `trial/<id>/<metric>` at step `look`, and its files, in the challenger's run."""
+        with translated(self.uri):
+            found = self._client.get_model_version(self.model, str(version))
+            run = self._client.get_run(found.run_id)
+        tracked = TrackedRun(self._client, run, uri=self.uri)
+        tracked.log_metrics({f"trial/{trial}/{name}": value for name, value in metrics.items()}, step=look)
+        for file in files:
+            tracked.log_file(file, f"trials/{trial}")
+
+    @property
+    def _client(self) -> Any:
+        if self._opened is None:
+            self._opened = open_client(self._home, self._settings)
+        return self._opened
+
+    def _experiment(self) -> str:
+        name = self._settings.tracking.experiment
+        with FileLock(self._home.run / "mlflow.lock", timeout=60):
+            found = self._client.get_experiment_by_name(name)
+            if found is not None:
+                return str(found.experiment_id)
+            # A server keeps artifacts where it says; without one they belong to the home.
+            local = not self.uri.startswith(("http://", "https://"))
+            place = self._home.tracking_artifacts.as_uri() if local else None
+            return str(self._client.create_experiment(name, artifact_location=place))
+
+    def _unfinished(self, experiment: str, key: str) -> Any:
+        query = f"tags.`ratchet.key` = '{key}' and attributes.status != 'FINISHED'"
+        found = self._client.search_runs([experiment], query, max_results=1)
+        if not found:
+            return None
+        self._client.update_run(found[0].info.run_id, status="RUNNING")
+        return found[0]
+
+    def _find(self, digest: str) -> Registered | None:
+        found = self._search(f"name = '{self.model}' and tag.{DIGEST} = '{digest}'")
+        return min(found, key=lambda each: each.version, default=None)
+
+    def _search(self, query: str) -> list[Registered]:
+        return [
+            Registered(int(found.version), found.tags.get(DIGEST, ""), found.run_id, dict(found.tags))
+            for found in self._client.search_model_versions(query)
+        ]
+
+    def _register(self, bundle: Bundle, *, run_id: str, tags: Mapping[str, Any]) -> int:
+        import mlflow
+        import mlflow.onnx
+        import onnx
+        from mlflow.exceptions import MlflowException
+
+        for name in SMALL_PARTS:
+            if (bundle.folder / name).exists():
+                self._client.log_artifact(run_id, str(bundle.folder / name), "bundle")
+        graph = onnx.load(bundle.folder / "model.onnx")
+        beside = sorted(str(file) for file in bundle.folder.rglob("*.json"))
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+        status = self._client.get_run(run_id).info.status
+        with mlflow.start_run(run_id=run_id, nested=True):
+            logged = mlflow.onnx.log_model(
+                graph,
+                name="model",
+                signature=_signature(graph),
+                pip_requirements=REQUIREMENTS,
+                onnx_execution_providers=["CPUExecutionProvider"],
+                save_as_external_data=False,
+                extra_files=beside,
+                tags={DIGEST: bundle.digest},
+            )
+        self._client.update_run(run_id, status=status)  # the block above has ended it
+        try:
+            self._client.create_registered_model(self.model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        made = self._client.create_model_version(
+            self.model,
+            source=logged.model_uri,
+            run_id=run_id,
+            tags={**{name: str(value) for name, value in tags.items()}, DIGEST: bundle.digest},
+            model_id=logged.model_id,
+        )
+        return int(made.version)
+
+
+def _signature(graph: Any) -> Any:
+    """MLflow's signature of an ONNX graph; dynamic axes are -1."""
+    import onnx
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    def spec(value: Any) -> TensorSpec:
+        tensor = value.type.tensor_type
+        shape = [axis.dim_value if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim]
+        return TensorSpec(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), tuple(shape), value.name)
+
+    inputs, outputs = graph.graph.input, graph.graph.output
+    return ModelSignature(Schema([spec(each) for each in inputs]), Schema([spec(each) for each in outputs]))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

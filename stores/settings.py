@@ -115,6 +115,8 @@ class ServingSettings(Section):
     flush_seconds: Positive = 2.0
     """Open exposure and feedback files are handed to the landing folder after this long."""
     flush_rows: Count = 20_000
+    token_days: Positive = 30.0
+    """Feedback tokens are refused after this long."""
     poll_seconds: Positive = 0.5
     """How often serving asks the ledger who is champion."""
     threads: Count = 1

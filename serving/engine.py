@@ -1,0 +1,153 @@
+"""A release bundle as a running network: ONNX Runtime on bytes that were verified just before."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from relations.errors import DataRejected, DependencyFailed
+from stores.bundle import Bundle
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_LOG = logging.getLogger(__name__)
+
+
+class ProviderMissing(DependencyFailed):
+    """The device that was asked for is not the one that ONNX Runtime runs on."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A network that answers.
+
+    Shapes: V items of the vocabulary, L events of a history. Column r of the scores ↔ item `items[r]` ↔ code r + 1.
+    """
+
+    items: tuple[str, ...]
+    rows: dict[str, int]
+    behaviours: dict[str, int]
+    max_history: int
+    provider: str
+    _session: Any
+
+    @staticmethod
+    def load(bundle: Bundle, *, device: str = "cpu", threads: int = 1) -> "Engine":
+        """Open a verified bundle and try it on histories of the shortest and the longest length.
+
+        Raises DataRejected for a bundle that does not work, ProviderMissing where `device` is not what really runs.
+        """
+        vocabulary, features = (_stated(bundle, name) for name in ("vocabulary.json", "features.json"))
+        try:
+            items = tuple(vocabulary["items"])
+            names = list(features["behaviours"])
+            max_history = int(features["max_history"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataRejected(f"{bundle.folder}: vocabulary or features are incomplete ({error!r})") from error
+        if len(set(items)) != len(items) or not all(isinstance(item, str) for item in items) or max_history < 1:
+            raise DataRejected(f"{bundle.folder}: item ids must be distinct strings and max_history at least 1")
+        session = _session(bundle, device=device, threads=threads)
+        engine = Engine(
+            items=items,
+            rows={item: row for row, item in enumerate(items)},
+            behaviours={name: code for code, name in enumerate(names) if code > 0},  # 0 is padding
+            max_history=max_history,
+            provider=session.get_providers()[0],
+            _session=session,
+        )
+        for length in (1, max_history):
+            engine._try(bundle, length)
+        _LOG.info("loaded %s: %d items, %s", bundle.digest[:12], len(items), engine.provider)
+        return engine
+
+    def codes(self, history: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
+        """Item and behaviour codes of the newest `max_history` (item_id, behaviour) pairs that the model knows."""
+        known = [
+            (row + 1, code)
+            for item, behaviour in history
+            if (row := self.rows.get(item)) is not None and (code := self.behaviours.get(behaviour)) is not None
+        ][-self.max_history :]
+        return [item for item, _ in known], [code for _, code in known]
+
+    def scores(self, items_L: list[int], behaviours_L: list[int]) -> npt.NDArray[np.float32]:
+        """Scores [V] for the next item after a history of at least one event.
+
+        Raises ArithmeticError for scores that are not finite: no order can be made of them.
+        """
+        feed = {
+            "items": np.array([items_L], dtype=np.int64),
+            "behaviours": np.array([behaviours_L], dtype=np.int64),
+        }
+        scores_V: npt.NDArray[np.float32] = self._session.run(["scores"], feed)[0][0]
+        if not np.isfinite(scores_V).all():
+            raise ArithmeticError("the network's scores are not finite")
+        return scores_V
+
+    def _try(self, bundle: Bundle, length: int) -> None:
+        try:
+            scores_V = self.scores([1] * length, [1] * length)
+        except Exception as error:  # ONNX Runtime raises classes of its own for each kind of broken graph
+            raise DataRejected(f"{bundle.folder}: the network fails on a history of {length}: {error}") from error
+        if scores_V.shape != (len(self.items),) or scores_V.dtype != np.float32:
+            raise DataRejected(
+                f"{bundle.folder}: scores are {scores_V.dtype}{list(scores_V.shape)}, wanted float32[{len(self.items)}]"
+            )
+
+
+def best_rows(
+    scores_V: npt.NDArray[np.float32], *, n: int, excluded: Sequence[int] | set[int] = ()
+) -> npt.NDArray[np.int64]:
+    """The `n` rows of the highest scores, best first, ties by row; fewer where exclusions leave fewer."""
+    allowed_V = np.ones(len(scores_V), dtype=bool)
+    allowed_V[list(excluded)] = False
+    rows = np.flatnonzero(allowed_V)
+    scores = scores_V[rows]
+    if len(rows) > n:
+        # All above the n-th score, then the first rows of those equal to it: argpartition would cut ties anyhow.
+        nth = np.partition(scores, len(rows) - n)[len(rows) - n]
+        above = np.flatnonzero(scores > nth)
+        equal = np.flatnonzero(scores == nth)[: n - len(above)]
+        kept = np.concatenate([above, equal])
+        rows, scores = rows[kept], scores[kept]
+    return rows[np.lexsort((rows, -scores))]
+
+
+def _stated(bundle: Bundle, name: str) -> dict[str, Any]:
+    try:
+        stated = json.loads(bundle.read(name))
+    except ValueError as error:
+        raise DataRejected(f"{bundle.folder / name}: not JSON ({error}); export the model again") from error
+    if not isinstance(stated, dict):
+        raise DataRejected(f"{bundle.folder / name}: not a JSON object; export the model again")
+    return stated
+
+
+def _session(bundle: Bundle, *, device: str, threads: int) -> Any:
+    wanted = _PROVIDERS[device]
+    if wanted not in onnxruntime.get_available_providers():
+        raise _missing(device, "has no " + wanted)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(bundle.read("model.onnx"), options, providers=[wanted])
+    except DataRejected:
+        raise
+    except Exception as error:  # ONNX Runtime's own classes have no common base
+        raise DataRejected(f"{bundle.folder / 'model.onnx'}: ONNX Runtime refuses it: {error}") from error
+    if session.get_providers()[0] != wanted:  # ONNX Runtime falls back silently
+        raise _missing(device, f"runs on {session.get_providers()[0]}")
+    return session
+
+
+def _missing(device: str, what: str) -> ProviderMissing:
+    return ProviderMissing(
+        f'[serving] device = "{device}": ONNX Runtime {what}; install the GPU runtime with its CUDA libraries, '
+        'or set device = "cpu"'
+    )

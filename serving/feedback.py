@@ -1,0 +1,153 @@
+"""What users did: checked event by event, logged for ingest, and in the user state before the answer leaves."""
+
+import json
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from relations.errors import DependencyFailed
+from serving.messages import BEHAVIOURS, FeedbackEvent, FeedbackRequest
+from serving.problems import explain
+from serving.times import format_time, parse_time
+from serving.tokens import Tokens
+from stores.landing_log import LandingLog
+from stores.pseudonyms import Keys
+from stores.user_state import UserState
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AcceptedEvent:
+    event_id: str
+    user: str
+    item_id: str
+    behaviour: str
+    value: float | None
+    event_time_us: int
+    exposure_id: str | None
+
+    def line(self) -> bytes:
+        stated = {
+            "event_id": self.event_id,
+            "user": self.user,
+            "item_id": self.item_id,
+            "behaviour": self.behaviour,
+            "value": self.value,
+            "event_time": format_time(self.event_time_us),
+            "exposure_id": self.exposure_id,
+        }
+        return json.dumps(stated, separators=(",", ":")).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """On one request: what is new, how many events were known already, and what was refused and why."""
+
+    fresh: list[AcceptedEvent]
+    duplicate: int
+    refused: list[tuple[int, str]]
+
+
+class FeedbackDesk:
+    """Judges feedback and keeps it. `receive` is for one thread; `absorb` may run in another."""
+
+    def __init__(
+        self,
+        *,
+        keys: Keys,
+        tokens: Tokens,
+        user_state: UserState,
+        log: LandingLog,
+        max_skew_minutes: float,
+        recent: int = 200_000,
+    ) -> None:
+        self._keys = keys
+        self._tokens = tokens
+        self._user_state = user_state
+        self._log = log
+        self._max_skew_minutes = max_skew_minutes
+        self._recent_limit = recent
+        # The user state forgets an active user's old events; replays of those are known here, for a while.
+        self._recent: OrderedDict[str, None] = OrderedDict()
+
+    def receive(self, request: FeedbackRequest, *, now_us: int) -> Verdict:
+        """Judge all events and log the new ones.
+
+        Raises DependencyFailed where the log cannot be written; nothing is kept then, and the client may try again.
+        """
+        judged: dict[str, AcceptedEvent] = {}
+        refused = []
+        for index, stated in enumerate(request.events):
+            try:
+                event = self._judge(stated, now_us)
+            except ValidationError as error:
+                refused.append((index, explain(error)))
+            except ValueError as error:
+                refused.append((index, str(error)))
+            else:
+                judged.setdefault(event.event_id, event)
+        known = self._known(list(judged))
+        fresh = [event for event in judged.values() if event.event_id not in known]
+        if fresh:
+            self._log.append([event.line() for event in fresh])
+        for event in fresh:
+            self._recent[event.event_id] = None
+        while len(self._recent) > self._recent_limit:
+            self._recent.popitem(last=False)
+        return Verdict(fresh, len(request.events) - len(refused) - len(fresh), refused)
+
+    def absorb(self, fresh: list[AcceptedEvent]) -> None:
+        """Let the next answers see these events. The log has them already, so a lost cache is only reported."""
+        rows = [(event.user, event.event_id, event.item_id, event.behaviour, event.event_time_us) for event in fresh]
+        try:
+            self._user_state.absorb(rows)
+        except DependencyFailed as error:
+            _LOG.warning("%s", error)
+
+    def _judge(self, stated: Any, now_us: int) -> AcceptedEvent:
+        event = FeedbackEvent.model_validate(stated)
+        if event.behaviour not in BEHAVIOURS:
+            raise ValueError(f"behaviour {event.behaviour[:40]!r} is none of {', '.join(sorted(BEHAVIOURS))}")
+        time_us = now_us if event.event_time is None else parse_time(event.event_time)
+        if time_us - now_us > self._max_skew_minutes * 60e6:
+            raise ValueError(
+                f"event_time {format_time(time_us)} is more than {self._max_skew_minutes:g} minutes in the future"
+            )
+        user = self._keys.user(event.user_id)
+        exposure_id = None
+        if event.token is not None:
+            exposure_id = self._tokens.exposure_id(event.token, user=user, item_id=event.item_id, now_us=now_us)
+        return AcceptedEvent(
+            event_id=event.event_id or self._derived_id(event, user, exposure_id, time_us),
+            user=user,
+            item_id=event.item_id,
+            behaviour=event.behaviour,
+            value=event.value,
+            event_time_us=time_us,
+            exposure_id=exposure_id,
+        )
+
+    def _derived_id(self, event: FeedbackEvent, user: str, exposure_id: str | None, time_us: int) -> str:
+        """Equal events are one. An exposure is part of its outcome's id, so that two exposures' clicks are two.
+
+        An outcome without a time happened once: sent again later, it is still the same outcome.
+        """
+        if exposure_id is None:
+            said, at = event.item_id, time_us
+        else:
+            said, at = f"{event.item_id}\x1f{exposure_id}", 0 if event.event_time is None else time_us
+        return self._keys.event_id(
+            user=user, item_id=said, behaviour=event.behaviour, event_time_us=at, value=event.value
+        )
+
+    def _known(self, event_ids: list[str]) -> set[str]:
+        known = {event_id for event_id in event_ids if event_id in self._recent}
+        try:
+            known |= self._user_state.known([event_id for event_id in event_ids if event_id not in known])
+        except DependencyFailed as error:  # ingest deduplicates once more
+            _LOG.warning("%s", error)
+        return known

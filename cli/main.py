@@ -51,3 +51,7 @@ def main() -> None:
     Exit codes: 0 done · 1 our bug · 2 usage or settings · 3 data rejected ·
     4 the gate said no · 5 awaiting approval · 6 a dependency failed
     """
+
+
+if __name__ == "__main__":
+    main()

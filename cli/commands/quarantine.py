@@ -1,5 +1,7 @@
 """`ratchet quarantine`: rows that failed, and why."""
 
+from dataclasses import asdict
+
 import click
 
 from cli.console import Context, Result, command
@@ -17,8 +19,12 @@ def list_(context: Context) -> Result:
     from stores.quarantine import listing
 
     found = listing(Lake(context.home.lake))
-    lines = [f"{row['delivery_id']}  {row['rows']} rows  {row['source']}  {row['expectations']}" for row in found]
-    return Result({"deliveries": found}, tuple(lines) or ("nothing is in quarantine",))
+    lines = [
+        f"{held.delivery_id}  {held.rows} rows of {held.kind} from {held.source}: "
+        + ", ".join(f"{count} × {expectation}" for expectation, count in held.reasons)
+        for held in found
+    ]
+    return Result({"deliveries": [asdict(held) for held in found]}, tuple(lines) or ("nothing is in quarantine",))
 
 
 @command("explain")
@@ -30,10 +36,13 @@ def explain(context: Context, *, delivery: str | None) -> Result:
 
     found = explain_rows(Lake(context.home.lake), delivery)
     lines: list[str] = []
-    for row in found:
-        lines.append(f"{row['rows']:6} × {row['expectation']} on {row['column']}: {row['message']}")
-        lines += [f"           {example}" for example in row["examples"]]
-    return Result({"reasons": found}, tuple(lines) or ("nothing is in quarantine",))
+    reasons = []
+    for each in found:
+        examples = [example[:200].decode("utf-8", "backslashreplace") for example in each.examples]
+        lines.append(f"{each.rows:6} × {each.expectation} on {each.column}: {each.message}")
+        lines += [f"           {example}" for example in examples]
+        reasons.append({**asdict(each), "examples": examples})
+    return Result({"reasons": reasons}, tuple(lines) or ("nothing is in quarantine",))
 
 
 quarantine.add_command(list_)

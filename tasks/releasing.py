@@ -1,0 +1,192 @@
+"""From a fitted model to a registered version: export, parity, bundle, tracking run, ledger entry."""
+
+import importlib.metadata
+import json
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from model.export import export_release
+from model.fit import load_fitted
+from relations.errors import GateRefused
+from stores.bundle import open_bundle, write_bundle
+from stores.home import Home
+from stores.lake import Lake
+from stores.ledger import Ledger
+from stores.ledger_records import VersionRecord
+from stores.settings import Settings
+from tasks.tracking import track_training
+from tasks.training import Mode, TrainingJob, load_material, write_json
+
+
+@dataclass(frozen=True)
+class Released:
+    """A registered version, as plain values."""
+
+    version: int
+    digest: str
+    mode: str
+    passed: bool
+    verdict: str
+    parity: dict[str, Any]
+    fit_seconds: float
+    run_id: str
+    evaluation: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        stated = asdict(self)
+        evaluation = stated.pop("evaluation")
+        return {**stated, "metrics": {name: each["overall"] for name, each in evaluation["models"].items()}}
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """One row a model and slice."""
+        rows = []
+        for model, report in self.evaluation["models"].items():
+            for name, values in [("overall", report["overall"]), *sorted(report["by_slice"].items())]:
+                rows.append({"model": model, "slice": name, **{key: round(value, 4) for key, value in values.items()}})
+        return rows
+
+
+@task(name="export", cache_policy=NO_CACHE)
+def export_model(home: Home, settings: Settings, job: TrainingJob) -> str:
+    """Write the ONNX files, prove parity, and release the bundle; returns its digest.
+
+    Raises GateRefused, and leaves no bundle, when torch and ONNX Runtime disagree.
+    """
+    file = job.path(home) / "export.json"
+    if file.exists():
+        digest: str = json.loads(file.read_text(encoding="utf-8"))["digest"]
+        open_bundle(home.releases, digest)
+        return digest
+    fitted = load_fitted(job.path(home) / "fitted")
+    folder = job.path(home) / "exported"
+    shutil.rmtree(folder, ignore_errors=True)
+    exported = export_release(
+        fitted,
+        folder,
+        histories=load_material(home, settings, job).train,
+        top10=settings.release.parity_top10,
+        max_abs=settings.release.parity_max_abs,
+    )
+    parity = asdict(exported.parity)
+    if not exported.parity.holds:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise GateRefused(
+            f"{job.folder}: ONNX Runtime does not reproduce torch: top-10 agreement {parity['top10_agreement']:.4f} "
+            f"(at least {settings.release.parity_top10}), largest difference {parity['max_abs_diff']:.2g} "
+            f"(at most {settings.release.parity_max_abs}); no bundle was written"
+        )
+    attestation = {
+        "parity": parity,
+        "events_version": job.events_version,
+        "items_version": job.items_version,
+        "machine": {"system": platform.platform(), "python": platform.python_version()},
+        "libraries": {name: importlib.metadata.version(name) for name in ("torch", "onnx", "transformers")},
+    }
+    describe = dict(exported.describe)
+    if job.mode is Mode.INCREMENTAL and job.parent is not None:
+        describe["parent_digest"] = Ledger.of(home, settings).version(job.parent).digest
+    bundle = write_bundle(folder, describe=describe, releases=home.releases, attestation=attestation)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(file, {"digest": bundle.digest, "parity": parity})
+    return bundle.digest
+
+
+@task(name="register", cache_policy=NO_CACHE)
+def register_model(home: Home, settings: Settings, job: TrainingJob, *, submitter: str, now: datetime) -> Released:
+    """Log the run, register the version, enter it in the ledger. One version a digest, however often it is repeated."""
+    folder = job.path(home)
+    exported = _read(folder / "export.json")
+    evaluation = _read(folder / "evaluation.json")
+    training = _read(folder / "fitted" / "training.json")
+    ledger = Ledger.of(home, settings)
+    known = next((record for record in ledger.versions() if record.digest == exported["digest"]), None)
+    if known is None:
+        bundle = open_bundle(home.releases, exported["digest"])
+        tracked = track_training(
+            home,
+            settings,
+            job=job,
+            bundle=bundle,
+            evaluation=evaluation,
+            training=training,
+            parity=exported["parity"],
+            digests=_data_digests(home, job),
+        )
+        ledger.record_version(
+            VersionRecord(
+                version=tracked.version,
+                digest=exported["digest"],
+                mode=job.mode.value if job.sabotage is None else "sabotage",
+                parent=job.parent if job.sabotage is None else None,
+                events_version=job.events_version,
+                items_version=job.items_version,
+                cutoff_us=evaluation["cutoff_us"],
+                offline_passed=evaluation["passed"] and job.sabotage is None,
+                metrics={name: each["overall"] for name, each in evaluation["models"].items()},
+                run_id=tracked.run_id,
+                created=now,
+                checkpoint=f"{job.folder}/fitted",
+                note=evaluation["verdict"] if job.sabotage is None else f"made worse on purpose: {job.sabotage}",
+                submitter=submitter,
+            )
+        )
+        known = ledger.version(tracked.version)
+    shutil.rmtree(folder / "run", ignore_errors=True)  # the resume checkpoint; the fitted model is what stays
+    return Released(
+        version=known.version,
+        digest=known.digest,
+        mode=known.mode,
+        passed=known.offline_passed,
+        verdict=evaluation["verdict"],
+        parity=exported["parity"],
+        fit_seconds=training["seconds"],
+        run_id=known.run_id,
+        evaluation=evaluation,
+    )
+
+
+def summary_markdown(released: Released) -> str:
+    """A training for the Prefect UI: what came in, what was learnt, what it cost."""
+    evaluation = released.evaluation
+    rows = "\n".join(
+        f"| {row['model']} | {row['slice']} | {row.get('rows', '')} | "
+        + " | ".join(f"{row[name]:.4f}" for name in (f"ndcg@{evaluation['k']}", f"hr@{evaluation['k']}", "mrr"))
+        + " |"
+        for row in released.table
+    )
+    difference = evaluation["difference"]
+    against = (
+        ""
+        if difference is None
+        else f"Against the {evaluation['rival']}: {difference['difference']:+.4f} "
+        f"[{difference['low']:+.4f}, {difference['high']:+.4f}] over {difference['users']:,} users.\n\n"
+    )
+    return (
+        f"# v{released.version} ({released.mode})\n\n{released.verdict} → "
+        f"{'candidate' if released.passed else 'not a candidate'}\n\n{against}"
+        f"{evaluation['new_events']:,} new events · fit {released.fit_seconds:.1f} s · "
+        f"parity: top-10 agreement {released.parity['top10_agreement']:.4f}, "
+        f"largest difference {released.parity['max_abs_diff']:.1e}\n\n"
+        f"| model | slice | rows | NDCG@{evaluation['k']} | HR@{evaluation['k']} | MRR |\n|---|---|---|---|---|---|\n{rows}\n\n"
+        f"MLflow run `{released.run_id}` · digest `{released.digest}`\n"
+    )
+
+
+def _data_digests(home: Home, job: TrainingJob) -> dict[str, str]:
+    """Content digests of the table versions that were trained on: equal digests, equal data."""
+    lake = Lake(home.lake)
+    versions = {"events": job.events_version, "items": job.items_version}
+    return {name: lake.content_digest(name, version=version) for name, version in versions.items() if version >= 0}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,100 @@
+"""The command as a person meets it: help without weight, one JSON object, exit codes, no tracebacks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "prefect", "mlflow", "great_expectations", "pyarrow", "pandas", "numpy", "sqlalchemy", "ibis")
+
+
+def ratchet(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cli.main", *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom cli.main import main\n"
+        "try:\n    main(['--help'], prog_name='ratchet')\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "approve" in done.stdout
+    assert "Exit codes" in done.stdout
+
+
+def test_every_listed_command_exists_and_takes_json(tmp_path: Path) -> None:
+    import click
+
+    from cli.main import COMMANDS, main
+
+    assert isinstance(main, click.Group)
+    context = click.Context(main)
+    for name in COMMANDS:
+        found = main.get_command(context, name)
+        assert found is not None
+        leaves = found.commands.values() if isinstance(found, click.Group) else [found]
+        for leaf in leaves:
+            assert {"--home", "--config", "--json"} <= {option for p in leaf.params for option in p.opts}, leaf.name
+
+
+def test_init_then_status_speak_one_json_object(tmp_path: Path) -> None:
+    made = ratchet("init", "--json", cwd=tmp_path)
+    assert made.returncode == 0
+    assert json.loads(made.stdout)["simulation"] is False
+    status = ratchet("status", "--json", cwd=tmp_path)
+    assert status.returncode == 0
+    found = json.loads(status.stdout)
+    assert (found["champion"], found["candidate"], found["trials"], found["tables"]) == (None, None, [], {})
+    assert found["events"] == {"delivered": 0, "accepted": 0, "quarantined": 0, "duplicate": 0, "late": 0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "says"),
+    [
+        (("status",), 2, "ratchet init"),
+        (("nonsense",), 2, "No such command"),
+        (("bench", "nonsense"), 2, "known: "),
+        (("rollback",), 2, "--as"),
+    ],
+)
+def test_a_users_mistake_is_named_with_its_remedy(
+    tmp_path: Path, arguments: tuple[str, ...], exit_code: int, says: str
+) -> None:
+    done = ratchet(*arguments, cwd=tmp_path)
+    assert done.returncode == exit_code
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_broken_settings_file_names_file_key_and_nearest_name(tmp_path: Path) -> None:
+    ratchet("init", cwd=tmp_path)
+    (tmp_path / "odd.toml").write_text("[trial]\nalhpa = 0.1\n")
+    done = ratchet("status", "--config", "odd.toml", "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "odd.toml: [trial] alhpa is not a setting; did you mean alpha?" in json.loads(done.stdout)["error"]
+
+
+def test_rollback_without_a_champion_is_refused_not_crashed(tmp_path: Path) -> None:
+    ratchet("init", cwd=tmp_path)
+    done = ratchet("rollback", "--as", "ann", "--reason", "test", "--json", cwd=tmp_path)
+    assert done.returncode == 4
+    assert "error" in json.loads(done.stdout)
+
+
+def test_doctor_finds_keys_that_others_can_read(tmp_path: Path) -> None:
+    ratchet("init", cwd=tmp_path)
+    well = ratchet("doctor", "--json", cwd=tmp_path)
+    checks = {entry["check"]: entry for entry in json.loads(well.stdout)["checks"]}
+    assert checks["keys"]["ok"]
+    (tmp_path / ".ratchet" / "keys" / "token.key").chmod(0o644)
+    ill = ratchet("doctor", "--json", cwd=tmp_path)
+    checks = {entry["check"]: entry for entry in json.loads(ill.stdout)["checks"]}
+    assert ill.returncode == 6
+    assert not checks["keys"]["ok"]
+    assert "chmod 600" in checks["keys"]["says"]

@@ -88,20 +88,18 @@ def _champions(tx: Connection, entries: tuple[AuditEntry, ...]) -> list[str]:
         before = said.get(surface, {}).get("epoch", 0)
         if reached["epoch"] != before + 1:
             problems.append(f"audit entry {entry.number}: epoch {before} of {surface!r} went to {reached['epoch']}")
-        said[surface] = epochs[surface, reached["epoch"]] = dict(reached)
-    held = {
-        row.surface: {"version": row.version, "digest": row.digest, "epoch": row.epoch}
-        for row in tx.execute(select(champions))
-    }
+        said[surface] = dict(reached)
+        told = {"how": entry.action, "actor": entry.actor, "reason": entry.payload["reason"]}
+        epochs[surface, reached["epoch"]] = {**reached, **told}
+    named = ("version", "digest", "epoch")
+    held = {row.surface: {n: row._mapping[n] for n in named} for row in tx.execute(select(champions))}
     problems += [
         f"champion of {surface!r} is {held.get(surface)}, the audit says {said.get(surface)}"
         for surface in sorted(held.keys() | said.keys())
         if held.get(surface) != said.get(surface)
     ]
-    kept = {
-        (row.surface, row.epoch): {"version": row.version, "digest": row.digest, "epoch": row.epoch}
-        for row in tx.execute(select(reigns))
-    }
+    told_of = (*named, "how", "actor", "reason")
+    kept = {(row.surface, row.epoch): {n: row._mapping[n] for n in told_of} for row in tx.execute(select(reigns))}
     problems += [
         f"history of {key[0]!r}, epoch {key[1]}: {kept.get(key)}, the audit says {epochs.get(key)}"
         for key in sorted(kept.keys() | epochs.keys())
@@ -126,26 +124,37 @@ def version_facts(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {name: row[name] for name in named}
 
 
+def trial_facts(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """What an audit entry says of a trial at its opening, and nothing may change after."""
+    named = ("surface", "challenger", "challenger_digest", "champion", "champion_digest", "champion_epoch")
+    return {name: row[name] for name in (*named, "config_hash", "salt", "allocation", "submitter", "offline_worse")}
+
+
 def _trials(tx: Connection, entries: tuple[AuditEntry, ...]) -> list[str]:
     states = {entry.payload["trial"]: entry.payload["state"] for entry in entries if "state" in entry.payload}
-    configs = {
-        entry.payload["trial"]: entry.payload["config_hash"] for entry in entries if entry.action == "open_trial"
+    opened = {
+        entry.payload["trial"]: {name: value for name, value in entry.payload.items() if name not in ("trial", "state")}
+        for entry in entries
+        if entry.action == "open_trial"
     }
     looks = {
-        (entry.payload["trial"], entry.payload["evidence"]) for entry in entries if entry.action == "record_evidence"
+        (entry.payload["trial"], entry.payload["evidence"]): entry.time
+        for entry in entries
+        if entry.action == "record_evidence"
     }
     problems = []
     for row in tx.execute(select(trials).order_by(trials.c.opened)):
-        if sha256(row.config) != row.config_hash or configs.get(row.id) != row.config_hash:
+        if sha256(row.config) != row.config_hash:
             problems.append(f"trial {row.id}: its configuration is not the one that was frozen")
+        if opened.get(row.id) != trial_facts(row._mapping):
+            problems.append(f"trial {row.id}: is not the trial that was opened")
         if states.pop(row.id, None) != row.state:
             problems.append(f"trial {row.id}: its state {row.state} is not the one in the audit")
     problems += [f"trial {name}: in the audit, and gone from the ledger" for name in states]
     for row in tx.execute(select(evidence).order_by(evidence.c.trial, evidence.c.number)):
         if sha256(row.evidence) != row.sha256 or json.loads(row.evidence).get("decision") != row.decision:
             problems.append(f"trial {row.trial}: evidence {row.number} was changed after it was recorded")
-        if (row.trial, row.sha256) not in looks:
-            problems.append(f"trial {row.trial}: evidence {row.number} is not in the audit")
-        looks.discard((row.trial, row.sha256))
+        if looks.pop((row.trial, row.sha256), None) != row.recorded:
+            problems.append(f"trial {row.trial}: evidence {row.number} is not as the audit has it")
     problems += [f"trial {name}: evidence {digest[:12]}… is gone from the ledger" for name, digest in sorted(looks)]
     return problems

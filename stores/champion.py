@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from stores.audit import append_audit
+from stores.failpoints import reach
 from stores.ledger_records import Champion, Reign, stamp, unstamp
 from stores.ledger_tables import champions, reigns
 
@@ -98,6 +99,7 @@ def move_champion(
         **(facts or {}),
     }
     append_audit(tx, actor=actor, action=how, subject=subject, payload=payload, now=now)
+    reach("decide.swapped")
     return Champion(version, digest, epoch, now)
 
 

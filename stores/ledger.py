@@ -5,15 +5,15 @@ hash-chained audit entry, and the champion moves only by compare-and-swap on its
 that callers pass: the home's clock. Refusals raise GateRefused, a database that fails DependencyFailed.
 """
 
-import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import select, update
 
 from relations.errors import GateRefused, UsageError
-from stores.audit import append_audit, find_problems, read_audit, version_facts
+from stores.approval import Limits, check_approval, outdated_by, overdue
+from stores.audit import find_problems, read_audit
 from stores.champion import former_reign, move_champion, read_champion, read_reigns
 from stores.home import Home
 from stores.ledger_records import (
@@ -26,11 +26,10 @@ from stores.ledger_records import (
     TrialRecord,
     TrialState,
     VersionRecord,
-    canonical_json,
     stamp,
-    unstamp,
 )
-from stores.ledger_tables import Database, trials, versions
+from stores.ledger_tables import Database, trials
+from stores.lineage import enter_version, read_candidate, read_version, read_versions
 from stores.settings import LedgerSettings, Settings
 from stores.trial_steps import add_evidence, admit, close_trial, open_trials, read_trial, read_trials
 
@@ -43,9 +42,8 @@ class Ledger:
 
     def __init__(self, url: str, *, settings: LedgerSettings | None = None) -> None:
         self._database = Database(url)
-        limits = settings or LedgerSettings()
-        self._approval_age = timedelta(hours=limits.approval_hours)
-        self._evidence_age = timedelta(hours=limits.evidence_hours)
+        stated = settings or LedgerSettings()
+        self._limits = Limits(timedelta(hours=stated.approval_hours), timedelta(hours=stated.evidence_hours))
 
     @staticmethod
     def of(home: Home, settings: Settings) -> "Ledger":
@@ -88,23 +86,16 @@ class Ledger:
     def versions(self) -> tuple[VersionRecord, ...]:
         """By version number."""
         with self._database.read() as tx:
-            return _read_versions(tx)
+            return read_versions(tx)
 
     def version(self, number: int) -> VersionRecord:
         with self._database.read() as tx:
-            return _read_version(tx, number)
+            return read_version(tx, number)
 
     def candidate(self, surface: str = SURFACE) -> VersionRecord | None:
         """The newest version that passed the offline check and descends from the champion; None without one."""
         with self._database.read() as tx:
-            champion = read_champion(tx, surface)
-            known = {record.version: record for record in _read_versions(tx)}
-        if champion is None:
-            return None
-        newer = (number for number in sorted(known, reverse=True) if number > champion.version)
-        return next(
-            (known[n] for n in newer if known[n].offline_passed and champion.version in _ancestors(known, n)), None
-        )
+            return read_candidate(tx, surface)
 
     def trial(self, trial_id: str) -> TrialRecord:
         with self._database.read() as tx:
@@ -129,36 +120,13 @@ class Ledger:
     def record_version(self, record: VersionRecord) -> int:
         """Enter a registered version; the same digest again keeps the first entry. Returns its number."""
         with self._database.write() as tx:
-            known = tx.execute(select(versions.c.version).where(versions.c.digest == record.digest)).scalar()
-            if known is not None:
-                return int(known)
-            taken = tx.execute(select(versions.c.digest).where(versions.c.version == record.version)).scalar()
-            if taken is not None:
-                raise UsageError(
-                    f"version {record.version}: recorded with digest {taken[:12]}…, not {record.digest[:12]}…"
-                )
-            row = {
-                **vars(record),
-                "metrics": canonical_json(record.metrics, what=f"version {record.version}: metrics"),
-                "created": stamp(record.created),
-                "cutoff_us": str(record.cutoff_us),
-            }
-            tx.execute(insert(versions).values(**row))
-            append_audit(
-                tx,
-                actor=record.submitter or "training",
-                action="record_version",
-                subject=f"version {record.version}",
-                payload=version_facts(row),
-                now=record.created,
-            )
-        return record.version
+            return enter_version(tx, record)
 
     def bootstrap(self, version: int, *, actor: str, reason: str, now: datetime, surface: str = SURFACE) -> Champion:
         """The first champion, by a named person's approval. Possible only while there is none."""
         _named(actor, reason, what="bootstrap")
         with self._database.write() as tx:
-            record, present = _read_version(tx, version), read_champion(tx, surface)
+            record, present = read_version(tx, version), read_champion(tx, surface)
             if present is not None and (present.epoch, present.digest) == (1, record.digest):
                 return present
             reached = move_champion(
@@ -210,7 +178,7 @@ class Ledger:
                 trial_id=trial_id,
                 surface=surface,
                 config=config,
-                challenger=_read_version(tx, challenger),
+                challenger=read_version(tx, challenger),
                 salt=salt,
                 allocation=allocation,
                 offline_worse=allow_offline_worse,
@@ -235,9 +203,9 @@ class Ledger:
             present = read_champion(tx, trial.surface)
             if trial.state is TrialState.PROMOTED and present is not None and present.epoch == trial.promoted_epoch:
                 return present
-            outdated = self._outdated(tx, trial, present, now=now)
+            outdated = outdated_by(trial, present, limits=self._limits, now=now)
             if outdated is None:
-                self._check_approval(tx, trial, actor=actor, now=now)
+                check_approval(tx, trial, limits=self._limits, actor=actor, now=now)
                 reached = move_champion(
                     tx,
                     surface=trial.surface,
@@ -278,11 +246,14 @@ class Ledger:
 
     def expire(self, now: datetime) -> tuple[str, ...]:
         """End every trial that has waited for a person longer than `approval_hours`; returns their ids."""
+        ended = []
         with self._database.write() as tx:
-            overdue = [trial for trial in read_trials(tx) if trial.is_open and self._overdue(trial, now)]
-            for trial in overdue:
-                close_trial(tx, trial, state=TrialState.EXPIRED, actor=GATE, reason=self._overdue(trial, now), now=now)
-        return tuple(trial.id for trial in overdue)
+            for trial in read_trials(tx):
+                waited = overdue(trial, limits=self._limits, now=now) if trial.is_open else ""
+                if waited:
+                    close_trial(tx, trial, state=TrialState.EXPIRED, actor=GATE, reason=waited, now=now)
+                    ended.append(trial.id)
+        return tuple(ended)
 
     def rollback(
         self, *, actor: str, reason: str, now: datetime, expected_epoch: int | None = None, surface: str = SURFACE
@@ -336,79 +307,9 @@ class Ledger:
                 raise GateRefused(f"trial {trial_id}: is {trial.state} already")
             close_trial(tx, trial, state=state, actor=actor, reason=reason, now=now)
 
-    def _outdated(
-        self, tx: Connection, trial: TrialRecord, present: Champion | None, *, now: datetime
-    ) -> tuple[TrialState, str] | None:
-        if not trial.is_open:
-            return None
-        if present is None or present.epoch != trial.champion_epoch:
-            at = "none" if present is None else f"version {present.version} at epoch {present.epoch}"
-            return TrialState.STALE, f"it was run against the champion of epoch {trial.champion_epoch}, now it is {at}"
-        waited = self._overdue(trial, now)
-        return (TrialState.EXPIRED, waited) if waited else None
-
-    def _overdue(self, trial: TrialRecord, now: datetime) -> str:
-        if trial.awaiting_since is None or now - trial.awaiting_since <= self._approval_age:
-            return ""
-        return f"waited for approval since {stamp(trial.awaiting_since)}, more than {self._approval_age}"
-
-    def _check_approval(self, tx: Connection, trial: TrialRecord, *, actor: str, now: datetime) -> None:
-        if trial.state is not TrialState.AWAIT_APPROVAL:
-            raise GateRefused(
-                f"trial {trial.id}: is {trial.state}, not {TrialState.AWAIT_APPROVAL}; nothing to approve"
-            )
-        latest = trial.evidence[-1]
-        if latest.decision != "PROMOTE":
-            raise GateRefused(
-                f"trial {trial.id}: look {latest.number} says {latest.decision}; only PROMOTE can be approved"
-            )
-        if now - latest.recorded > self._evidence_age:
-            raise GateRefused(
-                f"trial {trial.id}: its evidence is of {stamp(latest.recorded)}, older than {self._evidence_age}; "
-                f"look again with `ratchet trial look {trial.id}`"
-            )
-        submitters = {trial.submitter, _read_version(tx, trial.challenger).submitter}
-        if _same(actor) in {_same(name) for name in submitters}:
-            raise GateRefused(f"trial {trial.id}: {actor} submitted it and cannot approve it; ask someone else")
-
 
 def _named(actor: str, reason: str, *, what: str) -> None:
     if not actor.strip():
         raise UsageError(f"{what}: who decides? Name a person with --as")
     if not reason.strip():
         raise UsageError(f"{what}: why? Give a --reason")
-
-
-def _same(name: str) -> str:
-    return name.strip().casefold()
-
-
-def _read_versions(tx: Connection) -> tuple[VersionRecord, ...]:
-    return tuple(_version(row._mapping) for row in tx.execute(select(versions).order_by(versions.c.version)))
-
-
-def _read_version(tx: Connection, number: int) -> VersionRecord:
-    row = tx.execute(select(versions).where(versions.c.version == number)).one_or_none()
-    if row is None:
-        raise UsageError(f"version {number}: not in the ledger; list versions with `ratchet status`")
-    return _version(row._mapping)
-
-
-def _version(row: Mapping[Any, Any]) -> VersionRecord:
-    return VersionRecord(
-        **dict(row)
-        | {
-            "metrics": json.loads(row["metrics"]),
-            "created": unstamp(row["created"]),
-            "cutoff_us": int(row["cutoff_us"]),
-        }
-    )
-
-
-def _ancestors(known: Mapping[int, VersionRecord], number: int) -> set[int]:
-    found: set[int] = set()
-    parent = known[number].parent
-    while parent is not None and parent in known and parent not in found:
-        found.add(parent)
-        parent = known[parent].parent
-    return found

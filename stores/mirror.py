@@ -7,6 +7,7 @@ put back; serving never looks at it.
 from collections.abc import Mapping
 
 from stores.champion import PROMOTING_STEPS
+from stores.failpoints import reach
 from stores.ledger import Ledger
 from stores.ledger_records import OPEN_STATES, Reign, TrialRecord, VersionRecord
 from stores.registry import Registered, Registry
@@ -33,6 +34,7 @@ def reconcile(ledger: Ledger, registry: Registry) -> list[str]:
             continue
         faithful.add(record.version)
         report += _mirror_tags(registry, found, gate_tags(record, trials=trials, history=history))
+    reach("mirror.tags")
     return report + _mirror_aliases(registry, _aliases(trials, history), faithful=faithful)
 
 

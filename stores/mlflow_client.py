@@ -5,6 +5,7 @@ MLflow and what it brings take seconds to import, so it happens at the first use
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from stores.settings import Settings
 # hold up whoever is waiting for a promotion to be shown.
 _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "GIT_PYTHON_REFRESH": "quiet",
@@ -38,7 +40,8 @@ def open_client(home: Home, settings: Settings) -> Any:
         logging.getLogger(name).setLevel(logging.WARNING)
     uri = tracking_uri(home, settings)
     with translated(uri):
-        import mlflow
+        with warnings.catch_warnings(action="ignore"):  # of MLflow's own imports, about MLflow's own code
+            import mlflow
 
         for name in ("mlflow", "alembic"):  # its import has set its own
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -5,14 +5,16 @@ The registry mirrors; who is champion says the ledger. Every call either works o
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from relations.errors import DependencyFailed
 from stores.bundle import Bundle, open_bundle
 from stores.home import Home
 from stores.mlflow_client import open_client, tracking_uri, translated
@@ -151,7 +153,7 @@ class Registry:
             tracked.log_params(params or {})
             yield tracked
         except BaseException:
-            with translated(self.uri):
+            with suppress(DependencyFailed), translated(self.uri):  # what went wrong first is what to report
                 self._client.set_terminated(tracked.run_id, status="FAILED")
             raise
         with translated(self.uri):
@@ -231,14 +233,15 @@ class Registry:
 
     def _experiment(self) -> str:
         name = self._settings.tracking.experiment
-        with FileLock(self._home.run / "mlflow.lock", timeout=60):
-            found = self._client.get_experiment_by_name(name)
+        client = self._client
+        with FileLock(self._home.run / "experiment.lock", timeout=60):
+            found = client.get_experiment_by_name(name)
             if found is not None:
                 return str(found.experiment_id)
             # A server keeps artifacts where it says; without one they belong to the home.
             local = not self.uri.startswith(("http://", "https://"))
             place = self._home.tracking_artifacts.as_uri() if local else None
-            return str(self._client.create_experiment(name, artifact_location=place))
+            return str(client.create_experiment(name, artifact_location=place))
 
     def _unfinished(self, experiment: str, key: str) -> Any:
         query = f"tags.`ratchet.key` = '{key}' and attributes.status != 'FINISHED'"
@@ -259,8 +262,10 @@ class Registry:
         ]
 
     def _register(self, bundle: Bundle, *, run_id: str, tags: Mapping[str, Any]) -> int:
-        import mlflow
-        import mlflow.onnx
+        with warnings.catch_warnings(action="ignore"):  # of MLflow's own imports, about MLflow's own code
+            import mlflow
+            import mlflow.onnx
+            import mlflow.pyfunc
         import onnx
         from mlflow.exceptions import MlflowException
 

@@ -6,14 +6,13 @@ Opening, looks, endings. A step that cannot be taken raises GateRefused and leav
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
 from relations.errors import GateRefused, UsageError
-from stores.audit import append_audit
+from stores.audit import append_audit, trial_facts
 from stores.champion import read_champion
 from stores.ledger_records import (
     OPEN_STATES,
@@ -77,39 +76,28 @@ def admit(
     champion = _ready_to_meet(tx, challenger, surface=surface, offline_worse=offline_worse)
     for other in open_trials(tx, surface):
         _replace(tx, other, trial_id=trial_id, challenger=challenger, actor=actor, now=now)
-    tx.execute(
-        insert(trials).values(
-            id=trial_id,
-            surface=surface,
-            state=TrialState.COMPARE,
-            challenger=challenger.version,
-            challenger_digest=challenger.digest,
-            champion=champion.version,
-            champion_digest=champion.digest,
-            champion_epoch=champion.epoch,
-            config=text,
-            config_hash=frozen,
-            salt=salt,
-            allocation=allocation,
-            submitter=actor,
-            opened=stamp(now),
-            changed=stamp(now),
-            offline_worse=not challenger.offline_passed,
-            decided_by="",
-            reason="",
-        )
-    )
-    payload = {
-        "trial": trial_id,
+    row = {
+        "id": trial_id,
         "surface": surface,
         "state": TrialState.COMPARE,
+        "challenger": challenger.version,
+        "challenger_digest": challenger.digest,
+        "champion": champion.version,
+        "champion_digest": champion.digest,
+        "champion_epoch": champion.epoch,
+        "config": text,
         "config_hash": frozen,
-        "challenger": {"version": challenger.version, "digest": challenger.digest},
-        "champion": asdict(champion) | {"since": stamp(champion.since)},
         "salt": salt,
         "allocation": allocation,
-        "allow_offline_worse": not challenger.offline_passed,
+        "submitter": actor,
+        "opened": stamp(now),
+        "changed": stamp(now),
+        "offline_worse": not challenger.offline_passed,
+        "decided_by": "",
+        "reason": "",
     }
+    tx.execute(insert(trials).values(**row))
+    payload = {"trial": trial_id, "state": TrialState.COMPARE, **trial_facts(row)}
     append_audit(tx, actor=actor, action="open_trial", subject=f"trial {trial_id}", payload=payload, now=now)
     return frozen
 

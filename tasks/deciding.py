@@ -14,12 +14,15 @@ import httpx
 
 from relations.errors import DependencyFailed
 from stores.bundle import open_bundle
+from stores.failpoints import reach
 from stores.home import Home
 from stores.ledger import Ledger
 from stores.ledger_records import Champion, TrialRecord, stamp
 from stores.mirror import reconcile
 from stores.registry import Registry
 from stores.settings import Settings
+
+FAIL_POINTS = ("decide.swapped", "decide.committed", "mirror.tags", "decide.mirrored")
 
 
 @dataclass(frozen=True)
@@ -224,8 +227,10 @@ def _follow(
     wait_seconds: float,
     trial: TrialRecord | None = None,
 ) -> Decided:
+    reach("decide.committed")
     serving = wait_until_serving(home, champion.digest, timeout_s=wait_seconds) if wait_seconds > 0 else None
     mirrored, warning = mirror_decision(home, settings)
+    reach("decide.mirrored")
     return Decided(action, actor, reason, champion, before, trial, serving, mirrored, warning)
 
 

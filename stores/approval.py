@@ -1,0 +1,61 @@
+"""What stands against an approval: time, a champion that changed, the evidence, or who asks."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from relations.errors import GateRefused
+from stores.ledger_records import Champion, TrialRecord, TrialState, stamp
+from stores.lineage import read_version
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`approval_age`: how long a trial may wait for a person. `evidence_age`: how old what is approved may be."""
+
+    approval_age: timedelta
+    evidence_age: timedelta
+
+
+def outdated_by(
+    trial: TrialRecord, present: Champion | None, *, limits: Limits, now: datetime
+) -> tuple[TrialState, str] | None:
+    """How an open trial has ended without anybody's doing, and why; None while it stands."""
+    if not trial.is_open:
+        return None
+    if present is None or present.epoch != trial.champion_epoch:
+        at = "none" if present is None else f"version {present.version} at epoch {present.epoch}"
+        return TrialState.STALE, f"it was run against the champion of epoch {trial.champion_epoch}, now it is {at}"
+    waited = overdue(trial, limits=limits, now=now)
+    return (TrialState.EXPIRED, waited) if waited else None
+
+
+def overdue(trial: TrialRecord, *, limits: Limits, now: datetime) -> str:
+    """Why the trial has waited too long for a person; empty while it has not."""
+    if trial.awaiting_since is None or now - trial.awaiting_since <= limits.approval_age:
+        return ""
+    return f"waited for approval since {stamp(trial.awaiting_since)}, more than {limits.approval_age}"
+
+
+def check_approval(tx: Connection, trial: TrialRecord, *, limits: Limits, actor: str, now: datetime) -> None:
+    """Raises GateRefused unless the newest look says PROMOTE, is fresh, and `actor` is not who submitted."""
+    if trial.state is not TrialState.AWAIT_APPROVAL:
+        raise GateRefused(f"trial {trial.id}: is {trial.state}, not {TrialState.AWAIT_APPROVAL}; nothing to approve")
+    latest = trial.evidence[-1]
+    if latest.decision != "PROMOTE":
+        raise GateRefused(
+            f"trial {trial.id}: look {latest.number} says {latest.decision}; only PROMOTE can be approved"
+        )
+    if now - latest.recorded > limits.evidence_age:
+        raise GateRefused(
+            f"trial {trial.id}: its evidence is of {stamp(latest.recorded)}, older than {limits.evidence_age}; "
+            f"look again with `ratchet trial look {trial.id}`"
+        )
+    submitters = {trial.submitter, read_version(tx, trial.challenger).submitter}
+    if _same(actor) in {_same(name) for name in submitters}:
+        raise GateRefused(f"trial {trial.id}: {actor} submitted it and cannot approve it; ask someone else")
+
+
+def _same(name: str) -> str:
+    return name.strip().casefold()

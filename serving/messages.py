@@ -69,7 +69,10 @@ class FeedbackEvent(Message):
 class FeedbackRequest(Message):
     """Events are checked one by one, so that a bad one does not refuse the others."""
 
-    events: Annotated[list[Any], Field(max_length=MAX_EVENTS, json_schema_extra={"items": {"$ref": "FeedbackEvent"}})]
+    events: Annotated[
+        list[Any],
+        Field(max_length=MAX_EVENTS, json_schema_extra={"items": {"$ref": "#/components/schemas/FeedbackEvent"}}),
+    ]
 
 
 class RecommendedItem(Message):

@@ -83,7 +83,8 @@ def _serve(home: Home, settings: Settings, address: str, port: int) -> None:
         app, log_config=None, access_log=False, lifespan="on", server_header=False, timeout_graceful_shutdown=5
     )
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as listener:
+    # asyncio switches Nagle's algorithm off only where the protocol is stated; with it each answer takes 40 ms.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((address, port))

@@ -145,10 +145,10 @@ class Watcher:
             except ProviderMissing:
                 raise
             except RatchetError as error:
-                message = f"{what}: {error}"
+                message = str(error)
                 self._broken[digest] = (message, time.monotonic() + self._retry_seconds)
         if engine is None:
-            problems.append(message)
+            problems.append(f"{what}: {message}")
         else:
             self._engines[digest] = engine
         return engine

@@ -1,0 +1,169 @@
+"""A home with real bundles, a real ledger and the real app; the networks are small enough to know what they say."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from fastapi.testclient import TestClient
+from onnx import TensorProto, helper, numpy_helper
+
+from serving.app import create_app
+from stores import popularity
+from stores.bundle import Bundle, write_bundle
+from stores.home import Home
+from stores.ledger import Ledger
+from stores.ledger_records import VersionRecord
+from stores.settings import Settings
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+BEHAVIOURS = ["<pad>", "view", "click", "favourite", "cart", "purchase", "rating", "dwell", "share", "dislike"]
+
+
+def linear_network(embedding_IxD: np.ndarray, output_DxV: np.ndarray, behaviours: int) -> bytes:
+    """scores[v] = mean over the history of (embedding[item] + 0 · embedding[behaviour]) · output[:, v]."""
+    width = embedding_IxD.shape[1]
+    weights = {
+        "embedding": embedding_IxD.astype(np.float32),
+        "of_behaviour": np.zeros((behaviours, width), np.float32),
+        "output": output_DxV.astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Gather", ["embedding", "items"], ["item_vectors"]),
+        helper.make_node("Gather", ["of_behaviour", "behaviours"], ["behaviour_vectors"]),
+        helper.make_node("Add", ["item_vectors", "behaviour_vectors"], ["vectors"]),
+        helper.make_node("ReduceMean", ["vectors", "axes"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "output"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "length"]) for n in ("items", "behaviours")],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", output_DxV.shape[1]])],
+        [
+            *(numpy_helper.from_array(array, name) for name, array in weights.items()),
+            numpy_helper.from_array(np.array([1], np.int64), "axes"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def write_release(
+    releases: Path,
+    scratch: Path,
+    *,
+    items: Sequence[str],
+    output_DxV: np.ndarray | None = None,
+    embedding_IxD: np.ndarray | None = None,
+    graph: bytes | None = None,
+    seed: int = 0,
+    width: int = 16,
+    max_history: int = 5,
+) -> Bundle:
+    """A bundle as the exporter lays it out, over a random linear network unless told which."""
+    rng = np.random.default_rng(seed)
+    embedding = rng.normal(size=(len(items) + 1, width)) if embedding_IxD is None else embedding_IxD
+    output = rng.normal(size=(embedding.shape[1], len(items))) if output_DxV is None else output_DxV
+    files = scratch / f"files-{len(list(scratch.iterdir())) if scratch.exists() else 0}"
+    files.mkdir(parents=True)
+    (files / "model.onnx").write_bytes(graph or linear_network(embedding, output, len(BEHAVIOURS)))
+    (files / "vocabulary.json").write_text(json.dumps({"version": 1, "items": list(items)}))
+    (files / "features.json").write_text(
+        json.dumps({"max_history": max_history, "behaviours": BEHAVIOURS, "padding": 0})
+    )
+    describe = {"architecture": "linear", "items": len(items), "kind": "full", "max_history": max_history}
+    return write_bundle(files, describe=describe, releases=releases, attestation={})
+
+
+@dataclass
+class Shop:
+    """A home, its ledger, and what the tests do with them."""
+
+    home: Home
+    scratch: Path
+    settings: Settings
+    ledger: Ledger = field(init=False)
+    items: tuple[str, ...] = tuple(f"item-{n:02d}" for n in range(20))
+    versions: int = 0
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger.of(self.home, self.settings)
+
+    def release(self, **shape: Any) -> Bundle:
+        return write_release(self.home.releases, self.scratch, **{"items": self.items, **shape})
+
+    def version(self, bundle: Bundle | None = None, **shape: Any) -> int:
+        bundle = bundle or self.release(**{"seed": self.versions, **shape})
+        self.versions += 1
+        return self.ledger.record_version(
+            VersionRecord(
+                version=self.versions,
+                digest=bundle.digest,
+                mode="full",
+                parent=None,
+                events_version=0,
+                items_version=0,
+                cutoff_us=0,
+                offline_passed=True,
+                metrics={},
+                run_id="run",
+                created=NOW,
+                checkpoint="",
+                submitter="trainer",
+            )
+        )
+
+    def crown(self, version: int | None = None, **shape: Any) -> str:
+        """Bootstrap a champion; returns its digest."""
+        return self.ledger.bootstrap(version or self.version(**shape), actor="ada", reason="first", now=NOW).digest
+
+    def trial(self, challenger: int, *, name: str = "t1", allocation: float = 0.5, salt: str = "salt") -> None:
+        self.ledger.open_trial(
+            name, {"name": name}, challenger=challenger, salt=salt, allocation=allocation, actor="flow", now=NOW
+        )
+
+    def promote(self, name: str = "t1") -> str:
+        self.ledger.record_evidence(name, {"decision": "PROMOTE", "trial": name}, now=NOW)
+        return self.ledger.approve(name, actor="ada", reason="better", now=NOW).digest
+
+    def publish(self, *items: str) -> None:
+        popularity.publish(self.home.popularity, [(item, len(items) - rank) for rank, item in enumerate(items)])
+
+    def logged(self, kind: str) -> list[dict[str, Any]]:
+        """All rows of one kind, those in open files too."""
+        files = sorted((self.home.landing / kind).iterdir())
+        return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    settings = Settings.model_validate(
+        {"home": {"clock": "request"}, "serving": {"poll_seconds": 0.05, "flush_seconds": 30}}
+    )
+    return Shop(Home.create(tmp_path / "home", simulation=True), tmp_path / "scratch", settings)
+
+
+@pytest.fixture
+def start(shop: Shop) -> Iterator[Callable[..., TestClient]]:
+    """Start the app on the shop's home, perhaps with other settings by section; stopped at the end of the test."""
+    running: list[TestClient] = []
+
+    def start(**sections: dict[str, Any]) -> TestClient:
+        stated = shop.settings.model_dump()
+        for section, keys in sections.items():
+            stated[section] |= keys
+        client = TestClient(create_app(shop.home, Settings.model_validate(stated)), raise_server_exceptions=False)
+        client.__enter__()
+        running.append(client)
+        return client
+
+    yield start
+    for client in running:
+        client.__exit__(None, None, None)

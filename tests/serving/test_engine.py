@@ -1,0 +1,109 @@
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from relations.errors import DataRejected
+from serving.engine import Engine, ProviderMissing, best_rows
+
+
+@given(
+    scores=st.lists(st.integers(-3, 3), min_size=1, max_size=30),
+    n=st.integers(1, 40),
+    excluded=st.sets(st.integers(0, 29)),
+)
+def test_best_rows_are_a_sorts(scores: list[int], n: int, excluded: set[int]) -> None:
+    excluded = {row for row in excluded if row < len(scores)}
+    rows = best_rows(np.array(scores, np.float32), n=n, excluded=excluded)
+    expected = sorted((row for row in range(len(scores)) if row not in excluded), key=lambda row: (-scores[row], row))
+    assert rows.tolist() == expected[:n]
+
+
+def test_scores_of_a_history_by_hand(shop: Any) -> None:
+    embedding = np.array([[9, 9], [1, 0], [0, 2]])
+    output = np.array([[1, 3], [10, 20]])
+    bundle = shop.release(items=["a", "b"], embedding_IxD=embedding, output_DxV=output)
+    engine = Engine.load(bundle)
+    # a then b: mean of (1, 0) and (0, 2) is (½, 1); · output = (½ + 10, 1½ + 20)
+    assert engine.scores(*engine.codes([("a", "view"), ("b", "click")])).tolist() == [10.5, 21.5]
+    assert engine.codes([("x", "view"), ("b", "hum"), ("b", "dislike")]) == ([2], [9])
+    assert engine.codes([("a", "<pad>")]) == ([], [])
+    assert engine.provider == "CPUExecutionProvider"
+
+
+def test_only_the_newest_events_reach_the_network(shop: Any) -> None:
+    engine = Engine.load(shop.release(max_history=2))
+    assert engine.codes([(item, "view") for item in ("item-00", "item-01", "item-02")])[0] == [2, 3]
+
+
+def _fixed_length() -> bytes:
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, [1, 3]) for n in ("items", "behaviours")]
+    outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 3])]
+    graph = helper.make_graph([helper.make_node("Cast", ["items"], ["scores"], to=1)], "fixed", inputs, outputs)
+    return bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ({"graph": b"not a graph"}, "ONNX Runtime refuses"),
+        ({"graph": _fixed_length()}, "fails on a history of 1"),
+        ({"output_DxV": np.full((16, 20), np.nan)}, "not finite"),
+        ({"output_DxV": np.zeros((16, 19))}, r"wanted float32\[20\]"),
+        ({"items": ["a"] * 20}, "distinct"),
+        ({"max_history": 0}, "max_history"),
+    ],
+)
+def test_a_bundle_that_does_not_work_is_refused(shop: Any, shape: dict[str, Any], told: str) -> None:
+    with pytest.raises(DataRejected, match=told):
+        Engine.load(shop.release(**shape))
+
+
+def test_a_pickle_is_never_opened(shop: Any, tmp_path: Any) -> None:
+    import pickle
+
+    canary = tmp_path / "executed"
+
+    class Harm:
+        def __reduce__(self) -> Any:
+            return (canary.touch, ())
+
+    with pytest.raises(DataRejected):
+        Engine.load(shop.release(graph=pickle.dumps(Harm())))
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"items": 5}', '{"items": [1, 2]}'])
+def test_a_vocabulary_of_another_shape_is_refused(shop: Any, content: str) -> None:
+    from stores.bundle import write_bundle
+
+    sound = shop.release()
+    files = shop.scratch / "broken"
+    files.mkdir()
+    for name in sound.manifest["files"]:
+        (files / name).write_bytes(sound.read(name))
+    (files / "vocabulary.json").write_text(content)
+    with pytest.raises(DataRejected):
+        Engine.load(write_bundle(files, describe={}, releases=shop.home.releases, attestation={}))
+
+
+def test_a_gpu_that_is_absent_is_an_error(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    bundle = shop.release()
+    with monkeypatch.context() as patched:
+        patched.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+        with pytest.raises(ProviderMissing, match=r'\[serving\] device = "cuda"'):
+            Engine.load(bundle, device="cuda")
+
+
+def test_the_fixture_is_what_the_exporter_promises(shop: Any) -> None:
+    bundle = shop.release()
+    assert json.loads(bundle.read("features.json"))["padding"] == 0
+    assert set(bundle.manifest["files"]) == {"model.onnx", "vocabulary.json", "features.json"}

@@ -21,8 +21,8 @@ NOTHING = -1
 
 def examination(parameters: Parameters, slots: int) -> NDArray[np.float64]:
     """P(a person looks at position 1 … slots): falls with the position, 1 at the first."""
-    position_K: NDArray[np.float64] = np.arange(1, slots + 1, dtype=np.float64)
-    return np.power(position_K, -parameters.examination_decay)
+    position_K = np.arange(1, slots + 1, dtype=np.float64)
+    return np.asarray(position_K**-parameters.examination_decay, dtype=np.float64)
 
 
 def item_logits(catalogue: Catalogue, tastes: Tastes, day: int) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 
@@ -17,7 +17,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Context:
-    """One request of the traffic. A recommender may look at the first four fields; the rest is the truth's."""
+    """One request. A recommender may look at user_id, time, history and exclude; the rest is the truth's."""
 
     user_id: str
     """As the client sends it, not a pseudonym."""
@@ -25,14 +25,20 @@ class Context:
     history: tuple[Step, ...]
     """What serving can know of the user, oldest first, at most the newest `HISTORY`: organic events of earlier days and
     feedback up to this request."""
-    exclude: tuple[str, ...]
-    """Items that the request asks to leave out."""
     user: int
     day: int
     last_subtopic: int
     """Sub-topic of the newest item in the history; NOTHING without history."""
     context_weight: float
     """How much that item still matters: 1 after a click in this session, else `Parameters.resume`."""
+    first_request: datetime
+    """The user's first request since the sample began."""
+    exclude: tuple[str, ...] = ()
+    """Items that the request asks to leave out."""
+
+    def matured(self, watermark: datetime, window: timedelta) -> bool:
+        """Whether the user's attribution window is over: the gate counts only such users."""
+        return self.first_request + window <= watermark
 
 
 HISTORY = 200

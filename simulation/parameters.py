@@ -39,31 +39,32 @@ class Parameters:
     """Click probability of a crawler at any position on any item: indiscriminate."""
 
     # --- tastes -------------------------------------------------------------------------------------------------
-    topics: int = 12
+    topics: int = 9
     """Topics of the catalogue; each is a category of its items."""
-    subtopics_per_topic: int = 6
-    """Sub-topics of one topic: 72 in all, some 17 items each, so that ten slots can be filled from one taste."""
-    interests: int = 4
+    subtopics_per_topic: int = 4
+    """Sub-topics of one topic: 36 in all, some 33 items each, so that ten slots can be filled from one
+    taste, and a week of events tells all of them."""
+    interests: int = 3
     """Sub-topics that a person cares about at a time. A short history then shows them all."""
     topics_per_user: int = 2
     """Topics from which most of a person's interests come, so that sub-topics of one topic are told together."""
     off_topic_interest: float = 0.25
     """Probability that an interest comes from outside the person's topics."""
-    interest_click: float = 2.1
+    interest_click: float = 2.6
     """Log-odds that an interest of strength 1 adds to a click. Personal taste must matter more than popularity,
     else a popularity list would do."""
     interest_spread: float = 0.3
     """Half-width of the uniform strength of an interest around 1."""
-    choice_sharpness: float = 1.7
+    choice_sharpness: float = 2.0
     """Exponent from click log-odds to the choice of the next sub-topic when a person browses alone: search and
     menus lead to what one wants better than a list that somebody else composed."""
     interest_change: float = 0.025
     """Probability, a day and interest, that it gives way to another one: half a person's interests a month."""
-    trend_step: float = 0.16
+    trend_step: float = 0.1
     """Daily standard deviation of a sub-topic's market-wide trend, in log-odds. Everybody's taste moves together, so
     a model of last week is wrong in the same direction for everyone."""
     trend_persistence: float = 0.97
-    """Share of the trend that is left the next day; keeps it stationary (standard deviation about .66)."""
+    """Share of the trend that is left the next day; keeps it stationary (standard deviation about .41)."""
     user_spread: float = 0.25
     """Standard deviation of a person's own click inclination, in log-odds. Small, so that the standard error of a
     trial's lift comes from clicks, not from who came."""
@@ -71,16 +72,16 @@ class Parameters:
     # --- items --------------------------------------------------------------------------------------------------
     items: int = 1_200
     """Items on sale on day 0."""
-    new_items_per_day: float = 25.0
-    """Mean of the Poisson number of items released each later day: 2 % of the catalogue."""
+    new_items_per_day: float = 20.0
+    """Mean of the Poisson number of items released each later day: 1.7 % of the catalogue."""
     first_release_day: int = -60
     """Release day of the oldest items of day 0; those before it have no novelty left."""
-    quality_spread: float = 0.45
+    quality_spread: float = 0.35
     """Standard deviation of an item's quality, in click log-odds."""
-    novelty: float = 1.1
-    """Log-odds that an item has on its release day. With `novelty_days` it puts about a quarter of the attention on
-    items of the last week, as in a shop with seasons or a news page."""
-    novelty_days: float = 10.0
+    novelty: float = 2.0
+    """Log-odds that an item has on its release day. With `novelty_days` it puts about three tenths of the attention on
+    items of the last eight days, as in a shop with seasons: a model that never saw them loses that."""
+    novelty_days: float = 8.0
     """Time constant in days after which novelty has fallen to 37 %."""
     popularity_pull: float = 0.35
     """Exponent of an item's recent views in what people find when they browse alone: rich get richer. It does not
@@ -101,18 +102,18 @@ class Parameters:
     """Standard deviation of the logarithm of a person's mean session length: some always browse longer."""
     session_items_max: int = 40
     """Longest session, in items; cuts the geometric tail."""
-    stay: float = 0.30
+    stay: float = 0.15
     """Probability that the next item is of the last item's sub-topic."""
-    complement: float = 0.30
+    complement: float = 0.15
     """Probability that the next item is of the complement of the last item's sub-topic (a lens after a camera). It
     is what only a model of the order can learn."""
-    resume: float = 0.6
+    resume: float = 0.8
     """Share of the last item's influence that is left at the start of a new session."""
     repeat: float = 0.06
     """Probability that the next item is one that the person already looked at in an earlier session."""
     repeat_memory: int = 8
     """Items that a person remembers for a repeat."""
-    context_click: float = 0.9
+    context_click: float = 1.2
     """Log-odds that a shown item gains when it is of the last item's sub-topic or of its complement."""
     step_seconds: float = 45.0
     """Mean time between two items of a session (exponential, plus two seconds): well under the 30 minutes at which
@@ -144,9 +145,9 @@ class Parameters:
     """Items on a page."""
     examination_decay: float = 0.35
     """Position bias: a person looks at position j with probability j to the power of minus this; .45 at the tenth."""
-    click_base: float = -2.35
+    click_base: float = -3.6
     """Log-odds of a click on an examined item outside all interests, of average quality, without trend or novelty:
-    about 9 %. Leads to .12 to .2 clicks per impression for a trained model."""
+    under 3 %. Leads to about .2 clicks per impression for a trained model."""
     second_session: float = 0.3
     """Probability of a second session with recommendations on the same day."""
     second_page: float = 0.5

@@ -70,7 +70,7 @@ class Tastes:
         return self._interests[day], self._strengths[day]
 
     def interest_logits(self, day: int) -> NDArray[np.float32]:
-        """Log-odds that each person's own interests add to a click, `_US`. Two in one sub-topic: the stronger counts."""
+        """Log-odds that each person's own interests add to a click, `_US`. Two in one sub-topic: the stronger."""
         interest_UI, strength_UI = self.interests(day)
         logit_US = np.zeros((len(interest_UI), self.parameters.subtopics), dtype=np.float32)
         rows = np.repeat(np.arange(len(interest_UI)), interest_UI.shape[1])

@@ -9,6 +9,7 @@ import heapq
 import time as wall
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -58,10 +59,10 @@ class TrafficDay:
 @dataclass(frozen=True)
 class _Page:
     user: int
-    session: int
+    page: int
+    """Within the session, from 1."""
     clicked: bool
     """Something was clicked on this session's earlier page."""
-    exclude: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,10 @@ Action = tuple[int, int, _Page | tuple[_Outcome, ...]]
 class Traffic:
     """The users of one marketplace at one server, over several days. Days go forward."""
 
-    def __init__(self, marketplace: Marketplace, *, seed: int = 0, contexts: int = 1_500) -> None:
+    def __init__(
+        self, marketplace: Marketplace, *, seed: int = 0, contexts: int = 1_500, window: timedelta = timedelta(hours=24)
+    ) -> None:
+        """`contexts`: the size of the sample of requests; `window`: the trial's attribution window."""
         self.marketplace = marketplace
         self.seed = seed
         self._limit = contexts
@@ -93,17 +97,26 @@ class Traffic:
         """(time, item, behaviour) of each user, as serving was told."""
         self._last: list[tuple[int, int]] = [(-1, NOTHING)] * people
         """(time, sub-topic) of the newest of these."""
+        self._window = window
+        self._first_us: dict[int, int] = {}
+        """Each user's first request since the sample of contexts began."""
         self._absorbed = 0
         """Organic days that are in the histories."""
 
-    @property
-    def contexts(self) -> list[Context]:
-        """A uniform sample of the requests since the start or the last `forget_contexts`."""
-        return list(self._reservoir.kept)
+    def contexts(self, *, watermark: datetime | None = None) -> list[Context]:
+        """A uniform sample of the requests that a trial counts, since the start or the last `forget_contexts`.
+
+        Counted are requests within the attribution window that begins at their user's first one. With `watermark` only
+        those of users whose window was over then: the population of the gate's estimate, so that the true lift
+        and the estimated one mean the same.
+        """
+        kept = self._reservoir.kept
+        return [context for context in kept if watermark is None or context.matured(watermark, self._window)]
 
     def forget_contexts(self) -> None:
         """Begin a new sample, for a new trial."""
         self._reservoir = Reservoir(self._limit, self.seed)
+        self._first_us = {}
 
     def trial_day(
         self, day: int, client: RecommendClient, *, on_request: Callable[[int], None] | None = None
@@ -178,11 +191,10 @@ class Traffic:
             strict=True,
         ):
             starts = [start - lead - earlier, start - lead] if twice else [start - lead]
-            for session, at in enumerate(starts):
-                actions.append((at, next(self._sequence), _Page(user, session, clicked=False, exclude=())))
+            actions.extend((at, next(self._sequence), _Page(user, page=1, clicked=False)) for at in starts)
         for bot in range(self.marketplace.people.bots):
             at_R = rng.integers(day * DAY_US, (day + 1) * DAY_US - HOUR_US, size=p.bot_requests_per_day)
-            actions.extend((at, next(self._sequence), _Page(bot, 0, clicked=False, exclude=())) for at in at_R.tolist())
+            actions.extend((at, next(self._sequence), _Page(bot, page=1, clicked=False)) for at in at_R.tolist())
         result.users = len(visits.user_V) + (self.marketplace.people.bots if p.bot_requests_per_day else 0)
         return actions
 
@@ -194,8 +206,10 @@ class Traffic:
         p = market.parameters
         weight = 1.0 if page.clicked else p.resume
         last_subtopic = self._last[page.user][1]
-        slate = client.recommend(market.people.ids[page.user], k=p.slots, now=iso(time_us, p), exclude=page.exclude)
-        self._reservoir.offer(lambda: self._context(time_us, page, last_subtopic, weight))
+        slate = client.recommend(market.people.ids[page.user], k=p.slots, now=iso(time_us, p))
+        first_us = self._first_us.setdefault(page.user, time_us)
+        if time_us < first_us + self._window // timedelta(microseconds=1):
+            self._reservoir.offer(lambda: self._context(time_us, page, last_subtopic, weight))
         result.requests += 1
         result.impressions += len(slate.item_ids)
         arm = result.arms.setdefault(slate.arm, ArmCount())
@@ -224,8 +238,8 @@ class Traffic:
         ]
         if now_done:
             following.append((at_us, next(self._sequence), now_done))
-        if not page.exclude and not bot and rng.random() < p.second_page:
-            again = _Page(page.user, page.session, clicked=len(clicked_K) > 0, exclude=slate.item_ids)
+        if page.page == 1 and not bot and rng.random() < p.second_page:
+            again = _Page(page.user, page=2, clicked=len(clicked_K) > 0)
             following.append((at_us + 5 * SECOND_US, next(self._sequence), again))
         return following
 
@@ -292,11 +306,11 @@ class Traffic:
                 Step(market.catalogue.ids[item], STEPS[behaviour], instant(at, market.parameters))
                 for at, item, behaviour in newest
             ),
-            exclude=page.exclude,
             user=page.user,
             day=time_us // DAY_US,
             last_subtopic=last_subtopic,
             context_weight=weight,
+            first_request=instant(self._first_us[page.user], market.parameters),
         )
 
     def _numbers(self, slate: Slate) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,22 +73,33 @@ class Boundary:
     spent: float
 
 
-def boundaries(information: Sequence[float], *, spending: Spending, alpha: float, final: bool) -> tuple[Boundary, ...]:
-    """One boundary per look, from the information that each look really had.
+def boundaries(
+    times: Sequence[float],
+    *,
+    spending: Spending,
+    alpha: float,
+    final: bool,
+    information: Sequence[float] | None = None,
+) -> tuple[Boundary, ...]:
+    """One boundary per look, from the looks that there really were.
 
-    `information`: matured users over n_max at each look, strictly increasing; may end above 1.
+    `times`: matured users over n_max at each look, strictly increasing; what is spent follows them, capped at 1.
+    `information`: what each look's estimate really knew, in any unit, strictly increasing; the correlation between
+    looks follows it. By default `times`, which is right where a user tells as much early as late.
     `final`: the last look is the trial's last, so it spends all that is left, however little information came in.
-    The correlation between looks comes from `information` as it is; only the spending is capped at 1.
 
-    Raises ValueError unless `information` is positive and strictly increasing.
+    Raises ValueError unless both are positive and strictly increasing, one entry a look.
     """
-    times = tuple(float(time) for time in information)
-    if any(later <= earlier for earlier, later in zip((0.0, *times), times, strict=False)):
-        raise ValueError(f"information {times} must be positive and strictly increasing; merge looks without new users")
+    known = tuple(float(each) for each in (times if information is None else information))
+    for name, values in (("times", tuple(times)), ("information", known)):
+        if any(later <= earlier for earlier, later in pairwise((0.0, *values))):
+            raise ValueError(f"{name} {values} must be positive and strictly increasing; merge looks without new users")
+    if len(known) != len(times):
+        raise ValueError(f"{len(known)} values of information for {len(times)} looks; pass one a look")
     levels = [spent(spending, time=time, alpha=alpha) for time in times]
     if final and levels:
         levels[-1] = alpha
-    return tuple(Boundary(z=z, spent=level) for z, level in zip(_recursion(times, tuple(levels)), levels, strict=True))
+    return tuple(Boundary(z=z, spent=level) for z, level in zip(_recursion(known, tuple(levels)), levels, strict=True))
 
 
 @lru_cache(maxsize=256)

@@ -162,23 +162,42 @@ def _ends_trial(config: TrialConfig, look: LookSums) -> bool:
 def _boundaries(config: TrialConfig, looks: Sequence[LookSums], *, end: int | None) -> dict[int, Boundary]:
     """The boundary of each look that tests, by its place. A look that could not promote anyway spends no α.
 
-    Which looks test depends on the number of matured users, on time and on the data's soundness, never on outcomes.
+    Which looks test depends on the number of matured users, on time and on the data's soundness, never on who is ahead.
     """
     places: list[int] = []
     times: list[float] = []
+    known: list[float] = []
     for place, look in enumerate(looks if end is None else looks[: end + 1]):
         sums = look.metrics[config.primary.name]
         if look.problems or not _estimable(sums.champion, sums.challenger):
             continue
         users = sum(_matured(config, look))
         before = times[-1] if times else 0.0
-        time = users / config.n_max
-        if users < config.min_users or (place != end and time - before < MIN_STEP):
+        time, information = users / config.n_max, _information(sums.champion, sums.challenger)
+        if users < config.min_users or information == 0 or (place != end and time - before < MIN_STEP):
             continue
         places.append(place)
-        times.append(max(time, before * (1 + 1e-9)))  # the last look tests even when nobody matured since
-    found = boundaries(times, spending=config.spending, alpha=config.alpha, final=bool(places) and places[-1] == end)
+        # The last look tests even when nobody matured since, and an estimate never knows less than before.
+        times.append(max(time, before * (1 + 1e-9)))
+        known.append(max(information, known[-1] * (1 + 1e-9) if known else 0.0))
+    found = boundaries(
+        times,
+        information=known,
+        spending=config.spending,
+        alpha=config.alpha,
+        final=bool(places) and places[-1] == end,
+    )
     return dict(zip(places, found, strict=True))
+
+
+def _information(champion: ArmSums, challenger: ArmSums) -> float:
+    """What correlates one look's z with a later one's: the variance of Σ(S − R·N), here (SE·ΣN)².
+
+    In proportion to the users where they are alike; more where later users are more active, and counting users would
+    then take early looks for better informed than they are, and promote too often.
+    """
+    error = float(estimate(champion.array(), challenger.array()).standard_error)
+    return (error * (champion.i + challenger.i)) ** 2
 
 
 def _estimable(champion: ArmSums, challenger: ArmSums) -> bool:

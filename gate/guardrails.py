@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gate.confidence import one_sided_p, tuned_rho
-from gate.estimator import ArmSums, estimate
+from gate.estimator import ArmSums, Array, Estimate, estimate
 from gate.trial import Better, Metric, finite
 
 
@@ -42,6 +42,13 @@ class Guardrail:
         }
 
 
+def non_inferiority(found: Estimate, *, margin: float, better: Better) -> tuple[Array, Array]:
+    """What is left of the margin, in outcomes per impression, and its standard error. `found` is unadjusted."""
+    factor, sign = (1 - margin, 1) if better is Better.HIGHER else (1 + margin, -1)
+    slack = sign * (found.challenger_rate - factor * found.champion_rate)
+    return slack, np.sqrt(found.challenger_variance + factor**2 * found.champion_variance)
+
+
 def judge_guardrail(
     metric: Metric, *, champion: ArmSums, challenger: ArmSums, boundary: float | None, harm_alpha: float, n_max: int
 ) -> Guardrail:
@@ -51,10 +58,7 @@ def judge_guardrail(
     missing data, and missing data never passes.
     """
     found = estimate(champion.array(), challenger.array(), adjust=False)
-    factor = 1 - metric.margin if metric.better is Better.HIGHER else 1 + metric.margin
-    sign = 1 if metric.better is Better.HIGHER else -1
-    slack = sign * (float(found.challenger_rate) - factor * float(found.champion_rate))
-    error = float(np.sqrt(found.challenger_variance + factor**2 * found.champion_variance))
+    slack, error = (float(part) for part in non_inferiority(found, margin=metric.margin, better=metric.better))
     z = slack / error if error > 0 else 0.0
     users = champion.n + challenger.n
     rho = tuned_rho(alpha=2 * harm_alpha, users=n_max)

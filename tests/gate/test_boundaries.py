@@ -77,6 +77,18 @@ def test_two_looks_next_to_each_other_are_no_trouble():
     assert close[-1].z == pytest.approx(plain[-1].z, abs=2e-3)
 
 
+def test_correlation_follows_information_and_spending_follows_time():
+    by_users = boundaries((0.5, 1.0), spending=Spending.HSD, alpha=0.025, final=True)
+    known = boundaries((0.5, 1.0), information=(1.0, 10.0), spending=Spending.HSD, alpha=0.025, final=True)
+    assert known[0] == by_users[0]
+    assert known[1].z > by_users[1].z + 0.02
+    assert [each.spent for each in known] == [each.spent for each in by_users]
+    in_other_units = boundaries((0.5, 1.0), information=(1e6, 1e7), spending=Spending.HSD, alpha=0.025, final=True)
+    assert in_other_units[1].z == pytest.approx(known[1].z, abs=1e-6)
+    with pytest.raises(ValueError, match="one a look"):
+        boundaries((0.5, 1.0), information=(1.0,), spending=Spending.HSD, alpha=0.025, final=True)
+
+
 @pytest.mark.parametrize("times", [(0.2, 0.2), (0.3, 0.1), (0.0, 1.0), (-0.1,)])
 def test_information_must_grow(times):
     with pytest.raises(ValueError, match="strictly increasing"):

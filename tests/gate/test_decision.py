@@ -17,6 +17,7 @@ from gate.trial import Better, Metric, TrialConfig
 from gate.verdict import Verdict
 from relations.errors import UsageError
 
+ARMS = ("champion", "challenger")
 START = datetime(2026, 3, 1, tzinfo=UTC)
 CONFIG = TrialConfig(
     trial_id="trial-1",
@@ -304,10 +305,17 @@ def test_replaying_the_record_gives_the_same_bytes(seed, lift):
 @given(seed=st.integers(0, 10_000), lift=st.sampled_from([0.0, 0.15, 0.4]))
 def test_promotion_is_the_boundary_crossed(seed, lift):
     looks = stream(seed, lift=lift)
-    bounds = boundaries((0.2, 0.4, 0.6, 0.8, 1.0), spending=Spending.OBF, alpha=0.025, final=True)
+    found = [estimate(*(getattr(each.metrics["clicks"], arm).array() for arm in ARMS)) for each in looks]
+    shown = [each.metrics["clicks"].champion.i + each.metrics["clicks"].challenger.i for each in looks]
+    bounds = boundaries(
+        (0.2, 0.4, 0.6, 0.8, 1.0),
+        information=[(float(each.standard_error) * count) ** 2 for each, count in zip(found, shown, strict=True)],
+        spending=Spending.OBF,
+        alpha=0.025,
+        final=True,
+    )
     for place, bound in enumerate(bounds):
-        sums = looks[place].metrics["clicks"]
-        z = float(estimate(sums.champion.array(), sums.challenger.array()).z)
+        z = float(found[place].z)
         decision = decide(CONFIG, looks[: place + 1])
         assert decision.boundary == bound.z
         assert (decision.verdict is Verdict.PROMOTE) == (z >= bound.z)
@@ -328,6 +336,18 @@ def test_the_champion_against_itself_is_never_promoted(seed, looks):
         assert decision.estimate == 0
         assert decision.verdict in (Verdict.CONTINUE, Verdict.INCONCLUSIVE, Verdict.REJECT)
         assert decision.verdict is not Verdict.REJECT or decision.final
+
+
+def test_early_looks_that_know_little_raise_the_later_boundary():
+    """A third of the second look is new. Where that third is five times as active, the looks are less alike."""
+    first = look(2_000, (0.1, 0.1))
+    alike = look(3_000, (0.1, 0.1), day=2)
+    busy = arm(500, 0.1)
+    busy = replace(busy, i=5 * busy.i, s=5 * busy.s, ss=25 * busy.ss, si=25 * busy.si, ii=25 * busy.ii)
+    day = metric(arm(1_000, 0.1) + busy, arm(1_000, 0.1) + busy)
+    active = replace(alike, metrics={"clicks": day})
+    assert decide(CONFIG, [first, active]).matured == decide(CONFIG, [first, alike]).matured
+    assert decide(CONFIG, [first, active]).boundary > decide(CONFIG, [first, alike]).boundary
 
 
 def test_rows_and_days_are_two_views_of_one_thing():

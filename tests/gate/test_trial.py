@@ -6,6 +6,8 @@ import pytest
 
 from gate.trial import TRANSITIONS, Better, Metric, TrialConfig, TrialState, canonical
 from relations.errors import UsageError
+from stores.ledger_records import TrialState as LedgerState
+from stores.ledger_records import canonical_json, sha256
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 CONFIG = TrialConfig(
@@ -104,6 +106,11 @@ def test_every_way_to_promoted_passes_a_comparison_and_an_approval():
         assert not reaches(start, goal, without=(needed,))
     for state in TrialState:
         assert reaches(start, state, without=())
+
+
+def test_the_ledger_hashes_the_same_text_and_knows_no_other_state():
+    assert sha256(canonical_json(CONFIG.as_json(), what="trial.json")) == CONFIG.digest()
+    assert {state.value for state in LedgerState} <= {state.value for state in TrialState}
 
 
 def test_ends_are_ends():

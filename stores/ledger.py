@@ -266,14 +266,18 @@ class Ledger:
         _named(actor, reason, what="rollback")
         with self._database.write() as tx:
             present, history = read_champion(tx, surface), read_reigns(tx, surface)
+            if present is not None and expected_epoch not in (None, present.epoch):
+                raise GateRefused(
+                    f"rollback of {surface!r}: the champion is at epoch {present.epoch}, not {expected_epoch}; "
+                    "look again"
+                )
             former = former_reign(history)
             if present is None or former is None:
                 raise GateRefused(f"rollback of {surface!r}: there was no champion before; train and try a new one")
-            expected = present.epoch if expected_epoch is None else expected_epoch
             reached = move_champion(
                 tx,
                 surface=surface,
-                expected=expected,
+                expected=present.epoch,
                 version=former.version,
                 digest=former.digest,
                 how="rollback",
@@ -284,9 +288,7 @@ class Ledger:
                 restores=former.epoch,
             )
             if reached is None:
-                raise GateRefused(
-                    f"rollback of {surface!r}: the champion is at epoch {present.epoch}, not {expected}; look again"
-                )
+                raise GateRefused(f"rollback of {surface!r}: the champion changed meanwhile; look again")
             why = f"rolled back from version {present.version} to {former.version}: {reason}"
             for trial in open_trials(tx, surface):
                 close_trial(tx, trial, state=TrialState.STALE, actor=actor, reason=why, now=now)

@@ -193,11 +193,11 @@ def stamp(time: datetime) -> str:
     """UTC with six decimals, so that text order is time order. Raises UsageError for a time without zone."""
     if time.tzinfo is None:
         raise UsageError(f"{time.isoformat()}: a time without zone; pass UTC")
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def unstamp(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    return datetime.fromisoformat(text)
 
 
 def _not_finite(value: Any, *, at: str) -> str:

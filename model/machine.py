@@ -23,9 +23,13 @@ def choose_device(wanted: Device) -> torch.device:
 
 @contextmanager
 def seeded_threads(threads: int) -> Iterator[None]:
-    """`threads` CPU threads (0: all that this process may use) and a private random state; both are put back."""
+    """`threads` CPU threads (0: half the cores) and a private random state; both are put back.
+
+    Half, because threads wait for each other by spinning: one that must share its core with a server stalls them
+    all, and a fit then takes many times as long.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // 2))
     try:
         with torch.random.fork_rng():
             yield

@@ -35,7 +35,7 @@ class NetworkOptions:
 @dataclass(frozen=True)
 class TrainOptions:
     epochs: int = 12
-    batch_tokens: int = 6_400
+    batch_tokens: int = 3_200
     """Positions in one step, padding included."""
     learning_rate: float = 2e-3
     weight_decay: float = 0.0
@@ -45,7 +45,7 @@ class TrainOptions:
     seed: int = 0
     device: Device = Device.AUTO
     threads: int = 0
-    """CPU threads; 0 takes all cores that this process may use."""
+    """CPU threads; 0 takes half the cores that this process may use, at least one."""
     checkpoint_every_steps: int = 50
 
     def __post_init__(self) -> None:

@@ -12,6 +12,9 @@ from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 
 
+SCORE_BLOCK = 256
+
+
 class RankerConfig(PreTrainedConfig):  # type: ignore[misc]
     model_type = "ratchet_ranker"
 
@@ -124,8 +127,7 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
         x_BLD = self._embed(items, behaviours)
         for index, block in enumerate(self.blocks):
             x_BLD = block(x_BLD, visible_BLL, newest_only=index == len(self.blocks) - 1)
-        state_BD = self.final_norm(x_BLD[:, -1])
-        return functional.linear(state_BD, self.item_table.weight[1:], self.item_bias[1:])
+        return self._score(self.final_norm(x_BLD[:, -1]))
 
     def encode(self, row_BL: Tensor, behaviour_BL: Tensor) -> Tensor:
         """States [B, L, D] of right-padded windows, for training; no mask, since causal attention never looks right."""
@@ -134,6 +136,15 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
             x_BLD = block(x_BLD, None)
         state_BLD: Tensor = self.final_norm(x_BLD)
         return state_BLD
+
+    def _score(self, state_BD: Tensor) -> Tensor:
+        table_VD, bias_V = self.item_table.weight, self.item_bias
+        if not torch.compiler.is_exporting():
+            # torch's CPU kernels round a product's last columns otherwise than those inside; in whole blocks a known
+            # item's score keeps its bits however many items follow. ONNX Runtime's kernel does so by itself.
+            spare = -len(table_VD) % SCORE_BLOCK
+            table_VD, bias_V = functional.pad(table_VD, (0, 0, 0, spare)), functional.pad(bias_V, (0, spare))
+        return functional.linear(state_BD, table_VD, bias_V)[:, 1 : self.config.items + 1]
 
     def _embed(self, row_BL: Tensor, behaviour_BL: Tensor) -> Tensor:
         place_BL = ((row_BL > 0).cumsum(dim=1) - 1).clamp(min=0)

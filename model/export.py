@@ -1,0 +1,138 @@
+"""A fitted ranker as the files of a release: ONNX graph, vocabulary, feature spec, and proof that they agree."""
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from model.fit import Fitted
+from model.graph import INPUTS, OUTPUT, canonical
+from model.parity import Parity, measure_parity
+from model.ranker import Ranker
+from model.sequences import BEHAVIOUR_NAMES, Histories
+
+OPSET = 20
+SINGLE_FILE_BYTES = 1_500_000_000
+"""A larger graph keeps its weights beside it: protobuf ends at 2 GB."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """`files`: path inside the release → file. `describe`: what the manifest says of the content."""
+
+    files: dict[str, Path]
+    describe: dict[str, Any]
+    parity: Parity
+
+
+def export_release(
+    fitted: Fitted,
+    folder: Path,
+    *,
+    histories: Histories | None = None,
+    max_abs: float = 1e-4,
+    top10: float = 0.99,
+    single_file_bytes: int = SINGLE_FILE_BYTES,
+) -> Exported:
+    """Write `model.onnx`, `vocabulary.json` and `features.json` into `folder` and measure the parity with torch.
+
+    The same weights and vocabulary give the same bytes. Parity is measured on stretches of `histories` (None:
+    random ones) and stated, never raised: `parity.holds` says whether the difference is at most `max_abs` and the
+    agreement of the ten best at least `top10`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = fitted.ranker.config
+    graph = export_graph(fitted.ranker)
+    names = ["model.onnx", "vocabulary.json", "features.json"]
+    if graph.ByteSize() <= single_file_bytes:
+        (folder / "model.onnx").write_bytes(graph.SerializeToString(deterministic=True))
+    else:
+        names.append("model.onnx.data")
+        (folder / names[-1]).unlink(missing_ok=True)  # the writer would append
+        onnx.save_model(
+            graph, folder / "model.onnx", save_as_external_data=True, location=names[-1], size_threshold=1024
+        )
+    fitted.vocabulary.save(folder / "vocabulary.json")
+    behaviours = list(BEHAVIOUR_NAMES[: config.behaviours + 1])
+    features = {"max_history": config.max_history, "behaviours": behaviours, "padding": 0}
+    (folder / "features.json").write_text(json.dumps(features, separators=(",", ":")), encoding="utf-8")
+    describe = {
+        "architecture": {
+            "type": config.model_type,
+            **{name: getattr(config, name) for name in ("width", "blocks", "heads", "max_history")},
+        },
+        "vocabulary_version": fitted.vocabulary.version,
+        "items": len(fitted.vocabulary),
+        "inputs": [{"name": name, "dtype": "int64", "shape": ["batch", "length"]} for name in INPUTS],
+        "outputs": [{"name": OUTPUT, "dtype": "float32", "shape": ["batch", len(fitted.vocabulary)]}],
+        "max_history": config.max_history,
+        "behaviours": behaviours,
+        "modalities": ["id"],
+        "precision": "float32",
+    }
+    parity = measure_parity(
+        fitted.ranker,
+        folder / "model.onnx",
+        sequences=_rows(fitted, histories),
+        max_abs=max_abs,
+        top10=top10,
+    )
+    return Exported({name: folder / name for name in names}, describe, parity)
+
+
+def export_graph(ranker: Ranker) -> onnx.ModelProto:
+    """The ranker's canonical ONNX graph; batch and length are dynamic, 1 included.
+
+    The example input is as small as can be (2 × 3): tracing time hardly depends on the weights, and sizes 0 and 1
+    would be fixed into the graph.
+    """
+    example = torch.ones((2, 3), dtype=torch.int64)
+    dynamic = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},) * 2
+    with torch.no_grad(), _quiet():
+        program = torch.export.export(ranker.eval(), (example, example.clone()), dynamic_shapes=dynamic, strict=False)
+        exported = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(INPUTS),
+            output_names=[OUTPUT],
+            verbose=False,
+        )
+    assert exported is not None
+    return canonical(exported.model_proto)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's deprecation warnings and its remarks on a torchvision that nobody needs."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _rows(fitted: Fitted, histories: Histories | None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Users' events in vocabulary rows, unknown items left out."""
+    if histories is None:
+        return []
+    row_N = fitted.vocabulary.rows(histories.items)[histories.item_N]
+    sequences = []
+    for begin, end in zip(histories.offsets_U1[:-1], histories.offsets_U1[1:], strict=True):
+        known = row_N[begin:end] > 0
+        if known.any():
+            sequences.append((row_N[begin:end][known], histories.behaviour_N[begin:end][known]))
+    return sequences

@@ -1,0 +1,99 @@
+"""Does ONNX Runtime answer as torch does? Measured, not judged: the caller turns a failure into a refusal.
+
+Shapes: B rows, L positions, V items.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from model.graph import INPUTS, OUTPUT
+from model.ranker import Ranker
+
+BATCHES = (1, 2, 7, 32)
+LENGTHS = (1, 2, 7)
+"""And the longest history: a dimension that the exporter fixed silently shows at one of these."""
+TOP = 10
+
+
+@dataclass(frozen=True)
+class ParityCase:
+    batch: int
+    length: int
+    max_abs_diff: float
+    top10_agreement: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    max_abs_diff: float
+    """Largest difference of a score, over all cases."""
+    top10_agreement: float
+    """Mean share of torch's ten best that are among ONNX Runtime's, over all rows."""
+    cases: tuple[ParityCase, ...]
+    holds: bool
+
+
+def measure_parity(
+    ranker: Ranker,
+    file: Path,
+    *,
+    sequences: list[tuple[np.ndarray, np.ndarray]],
+    max_abs: float,
+    top10: float,
+    seed: int = 0,
+) -> Parity:
+    """Compare `ranker` with the graph in `file` on the CPU at every batch size and length.
+
+    `sequences`: rows and behaviours of users, oldest first, from which stretches are drawn; none: random ones. Each
+    batch of 7 and more holds an empty history too. A score that is not a number never holds.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(seed)
+    cases = []
+    for row_BL, behaviour_BL in _inputs(ranker, sequences, rng):
+        (theirs_BV,) = session.run([OUTPUT], dict(zip(INPUTS, (row_BL, behaviour_BL), strict=True)))
+        with torch.inference_mode():
+            ours_BV = ranker(torch.from_numpy(row_BL), torch.from_numpy(behaviour_BL)).numpy()
+        cases.append(_compare(ours_BV, theirs_BV, *row_BL.shape))
+    rows = np.array([case.batch for case in cases])
+    worst = max(case.max_abs_diff for case in cases)
+    agreement = float(np.average([case.top10_agreement for case in cases], weights=rows))
+    return Parity(worst, agreement, tuple(cases), holds=bool(worst <= max_abs and agreement >= top10))
+
+
+def _inputs(
+    ranker: Ranker, sequences: list[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    config = ranker.config
+    for batch in BATCHES:
+        for length in sorted({min(length, config.max_history) for length in (*LENGTHS, config.max_history)}):
+            row_BL = np.zeros((batch, length), dtype=np.int64)
+            behaviour_BL = np.zeros((batch, length), dtype=np.int64)
+            for index in range(batch - (batch >= 7)):
+                if sequences:
+                    rows, behaviours = sequences[rng.integers(len(sequences))]
+                    end = int(rng.integers(1, len(rows) + 1))
+                    rows, behaviours = rows[max(0, end - length) : end], behaviours[max(0, end - length) : end]
+                else:
+                    real = int(rng.integers(1, length + 1))
+                    rows = rng.integers(1, config.items + 1, size=real)
+                    behaviours = rng.integers(1, config.behaviours + 1, size=real)
+                row_BL[index, length - len(rows) :], behaviour_BL[index, length - len(rows) :] = rows, behaviours
+            yield row_BL, behaviour_BL
+
+
+def _compare(ours_BV: np.ndarray, theirs_BV: np.ndarray, batch: int, length: int) -> ParityCase:
+    if ours_BV.shape != theirs_BV.shape:
+        return ParityCase(batch, length, float("inf"), 0.0)
+    difference = float(np.abs(ours_BV - theirs_BV).max())
+    top = min(TOP, ours_BV.shape[1])
+    ours, theirs = (np.argsort(-score_BV, axis=1, kind="stable")[:, :top] for score_BV in (ours_BV, theirs_BV))
+    shared = [len(np.intersect1d(a, b)) / top for a, b in zip(ours, theirs, strict=True)]
+    return ParityCase(batch, length, difference if np.isfinite(difference) else float("inf"), float(np.mean(shared)))

@@ -126,7 +126,7 @@ class Service:
                 "loaded": snapshot.challenger is not None,
             },
             "loaded": self.watcher.digests,
-            "pending": {log.folder.name: log.pending for log in self.logs},
+            "pending_rows": sum(log.pending for log in self.logs),  # written, not yet in the landing folder
             "problems": list(snapshot.problems),
         }
 

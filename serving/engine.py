@@ -136,7 +136,7 @@ def _session(bundle: Bundle, *, device: str, threads: int) -> Any:
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = onnxruntime.InferenceSession(bundle.read("model.onnx"), options, providers=[wanted])
+        session = onnxruntime.InferenceSession(_graph(bundle), options, providers=[wanted])
     except DataRejected:
         raise
     except Exception as error:  # ONNX Runtime's own classes have no common base
@@ -144,6 +144,12 @@ def _session(bundle: Bundle, *, device: str, threads: int) -> Any:
     if session.get_providers()[0] != wanted:  # ONNX Runtime falls back silently
         raise _missing(device, f"runs on {session.get_providers()[0]}")
     return session
+
+
+def _graph(bundle: Bundle) -> bytes | str:
+    """The verified bytes; the path where a graph beyond protobuf's 2 GB has its weights in a file beside it."""
+    alone = "model.onnx.data" not in bundle.manifest["files"]
+    return bundle.read("model.onnx") if alone else str(bundle.folder / "model.onnx")
 
 
 def _missing(device: str, what: str) -> ProviderMissing:

@@ -1,5 +1,6 @@
 """POST /v1/feedback, through the real app on a real home."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -141,8 +142,6 @@ def test_an_event_up_to_the_allowed_skew_is_taken(client: TestClient) -> None:
 
 
 def test_feedback_is_kept_whole_or_not_at_all(shop: Any, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     def full(_file: int, _content: Any) -> int:
         raise OSError(28, "No space left on device")
 

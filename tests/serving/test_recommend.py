@@ -205,7 +205,7 @@ def test_the_log_is_handed_over_when_due_and_at_the_end(shop: Any, start: Start)
     client = start(serving={"flush_seconds": 0.05})
     ask(client, k=3)
     deadline = time.monotonic() + 5
-    while client.get("/readyz").json()["pending"]["exposures"] and time.monotonic() < deadline:
+    while client.get("/readyz").json()["pending_rows"] and time.monotonic() < deadline:
         time.sleep(0.02)
     files = list((shop.home.landing / "exposures").iterdir())
     assert [file.suffix for file in files] == [".jsonl"]

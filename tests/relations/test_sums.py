@@ -224,7 +224,7 @@ SHOWN = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(shown=SHOWN, seed=st.randoms(use_true_random=False))
 def test_order_of_rows_is_irrelevant_and_days_add_up(shown, seed):
     exposures, events = [], []

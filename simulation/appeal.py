@@ -27,7 +27,8 @@ def examination(parameters: Parameters, slots: int) -> NDArray[np.float64]:
 
 def item_logits(catalogue: Catalogue, tastes: Tastes, day: int) -> NDArray[np.float64]:
     """What an item has for everybody on `day`: quality, novelty and its sub-topic's trend, in log-odds."""
-    return merit_logits(catalogue, day) + tastes.trend_DS[day][catalogue.subtopic_N]
+    trend_N: NDArray[np.float64] = tastes.trend_DS[day, catalogue.subtopic_N]
+    return merit_logits(catalogue, day) + trend_N
 
 
 def merit_logits(catalogue: Catalogue, day: int) -> NDArray[np.float64]:

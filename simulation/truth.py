@@ -56,9 +56,10 @@ def true_lift(
     rate_A, rate_B = clicks_A.sum() / max(shown_A.sum(), 1), clicks_B.sum() / max(shown_B.sum(), 1)
     if rate_A == 0:
         raise ValueError("the champion is never clicked, so a relative lift has no meaning; does it show anything?")
-    # Delta method for a ratio of ratios on paired requests.
-    influence_M = (clicks_B - rate_B * shown_B) / (shown_B.mean() * rate_A)
-    influence_M -= rate_B / rate_A**2 * (clicks_A - rate_A * shown_A) / shown_A.mean()
+    # Delta method for a ratio of ratios on paired requests: relative deviations, so that equal arms cancel exactly.
+    error_A = (clicks_A - rate_A * shown_A) / (shown_A.mean() * rate_A)
+    error_B = (clicks_B - rate_B * shown_B) / max(shown_B.mean() * rate_B, 1e-12)
+    influence_M = rate_B / rate_A * (error_B - error_A)
     spread = float(influence_M.std(ddof=1)) if len(contexts) > 1 else float("nan")
     return TrueLift(
         lift=float(rate_B / rate_A - 1),

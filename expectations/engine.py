@@ -1,5 +1,6 @@
 """Great Expectations, started once a process: quiet, offline, without progress bars."""
 
+import logging
 import os
 import warnings
 from functools import cache
@@ -14,6 +15,7 @@ def great_expectations() -> Any:
         warnings.simplefilter("ignore")
         import great_expectations as gx
         import great_expectations.expectations
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     return gx
 
 

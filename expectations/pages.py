@@ -25,7 +25,6 @@ def write_page(folder: Path, *, name: str, result: Any) -> Path:
     if result is None:
         text = f"<!doctype html><title>{html.escape(name)}</title><p>No row of this delivery could be read.</p>"
     else:
-        # The page shows samples; with COMPLETE's whole lists it would grow with the batch.
         text = str(DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result)))
     _replace(page, text)
     kept = sorted(_pages(folder), key=lambda path: (-path.stat().st_mtime_ns, path.name))

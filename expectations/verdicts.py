@@ -85,15 +85,6 @@ def judge(
     return Judgement({row: tuple(reasons) for row, reasons in sorted(failures.items())}, result)
 
 
-def summary(failures: Mapping[int, tuple[Reason, ...]]) -> tuple[tuple[str, int], ...]:
-    """(expectation and column, rows that broke it), most first."""
-    counts: dict[str, int] = {}
-    for reasons in failures.values():
-        for name in {f"{reason.expectation} {reason.column}".strip() for reason in reasons}:
-            counts[name] = counts.get(name, 0) + 1
-    return tuple(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
-
-
 def _frame(
     rows: pa.Table, *, kind: str, readable: np.ndarray[Any, Any], untyped: Mapping[int, Sequence[tuple[str, str]]]
 ) -> Any:

@@ -144,6 +144,8 @@ def ingest_lock(home: Home, *, seconds: float = 300.0) -> Iterator[None]:
             "(a killed one lets go by itself)"
         ) from None
     try:
+        for left in home.staging.glob(f"{_SPOOL}-*"):  # the lock is held: whoever left these is gone
+            discard(left)
         yield
     finally:
         lock.release()
@@ -152,8 +154,6 @@ def ingest_lock(home: Home, *, seconds: float = 300.0) -> Iterator[None]:
 def spool(path: Path, *, home: Home) -> tuple[Path, str]:
     """Copy the file into staging; (folder, SHA-256 of the bytes). Raises UsageError or DependencyFailed."""
     folder = home.staging / f"{_SPOOL}-{os.getpid()}"
-    for old in home.staging.glob(f"{_SPOOL}-*"):  # the lock is held: whoever left these is gone
-        shutil.rmtree(old)
     digest = hashlib.sha256()
     try:
         opened = path.open("rb")
@@ -171,6 +171,11 @@ def spool(path: Path, *, home: Home) -> tuple[Path, str]:
         raise DependencyFailed(f"{folder}: cannot copy {path}: {error}; make space, then repeat") from error
     reach("ingest.spooled")
     return folder, digest.hexdigest()
+
+
+def discard(folder: Path) -> None:
+    """Drop a spooled copy that becomes no delivery."""
+    shutil.rmtree(folder)
 
 
 def begin(
@@ -238,7 +243,10 @@ def finish(intent: Intent, *, state: str, home: Home) -> None:
         except FileNotFoundError:
             pass
         reach("ingest.landing")
-    shutil.rmtree(intent.folder)
+    # One rename ends the intent; a kill while the folder is emptied leaves only what the next ingest sweeps away.
+    done = home.staging / f"{_SPOOL}-{intent.delivery_id}"
+    intent.folder.replace(done)
+    discard(done)
 
 
 def _receipts(lake: Lake, which: pc.Expression) -> pa.Table:

@@ -43,7 +43,7 @@ def read_jsonl(data: bytes) -> Batch:
     for number, line in enumerate(lines):
         row: object = {}
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode())
             if not isinstance(row, dict):
                 unreadable[number] = f"JSON, but {_json_name(row)} where an object is expected"
         except UnicodeDecodeError as error:

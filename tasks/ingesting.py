@@ -24,6 +24,7 @@ from stores.delivery import (
     Receipt,
     Request,
     begin,
+    discard,
     finish,
     ingest_lock,
     pending,
@@ -169,6 +170,7 @@ def _deliver(path: Path, request: Request, *, home: Home, settings: Settings, no
     for intent, receipt in resumed:
         # This very command was begun before and has just been finished; to deliver again would count it twice.
         if (intent.digest, intent.request, intent.reading) == (digest, request, reading):
+            discard(folder)
             return receipt
     lake = Lake(home.lake)
     intent = begin(folder, digest=digest, request=request, reading=reading, now=now, home=home, lake=lake)

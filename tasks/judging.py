@@ -251,7 +251,10 @@ def _standings(rows: pa.Table, intent: Intent, lake: Lake) -> list[str]:
     for table, values in known_keys.items():
         hits = pc.indices_nonzero(pc.is_in(values, keys))
         theirs.append(_contents(_at(lake, intent, table, said).take(hits), values.take(hits), said))
-    judged = standings(ibis.memtable(ours), ibis.memtable(pa.concat_tables(theirs))).to_pyarrow()
+    # A connection of its own: Ibis's default one would live until the interpreter is torn down.
+    connection = ibis.duckdb.connect()
+    judged = connection.to_pyarrow(standings(ibis.memtable(ours), ibis.memtable(pa.concat_tables(theirs))))
+    connection.disconnect()
     found = ["new"] * rows.num_rows
     for row, standing in zip(judged.column("row").to_pylist(), judged.column("standing").to_pylist(), strict=True):
         found[row] = standing

@@ -15,6 +15,12 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Prefect's client leaves its sockets to the garbage collector, in whichever test that happens to run.
+    for leak in ("unclosed.*<socket", "unclosed transport"):
+        config.addinivalue_line("filterwarnings", f"ignore:{leak}:ResourceWarning")
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     """A new home, with keys from a seed so that pseudonyms and derived ids repeat."""

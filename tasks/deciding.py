@@ -22,7 +22,11 @@ from stores.mirror import reconcile
 from stores.registry import Registry
 from stores.settings import Settings
 
-FAIL_POINTS = ("decide.swapped", "decide.committed", "mirror.tags", "decide.mirrored")
+FAIL_POINTS = (
+    "decide.swapped",  # inside the ledger's transaction
+    "decide.committed",
+    "mirror.tags",  # MLflow's tags are set, its aliases not yet
+)
 
 
 @dataclass(frozen=True)
@@ -230,7 +234,6 @@ def _follow(
     reach("decide.committed")
     serving = wait_until_serving(home, champion.digest, timeout_s=wait_seconds) if wait_seconds > 0 else None
     mirrored, warning = mirror_decision(home, settings)
-    reach("decide.mirrored")
     return Decided(action, actor, reason, champion, before, trial, serving, mirrored, warning)
 
 

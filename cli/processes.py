@@ -91,7 +91,11 @@ def environment(home: Home) -> dict[str, str]:
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_OFFLINE": "1",  # nothing is ever fetched from a hub
         "DO_NOT_TRACK": "true",
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin beside a busy server stall each other
     }
 
 

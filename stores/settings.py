@@ -80,7 +80,7 @@ class TrainSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`cuda` without CUDA is an error, never a silent fallback."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads; 0 takes all cores."""
+    """CPU threads; 0 takes half the cores, at least one."""
     checkpoint_every_steps: Count = 50
 
 

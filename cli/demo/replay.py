@@ -1,0 +1,264 @@
+"""The same stations on a real log: test on each week, then train on it, and let the gate judge what people chose."""
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cli.demo.log import Slice, cut_log
+from cli.demo.narrator import Narrator
+from cli.demo.settings import REPLAY
+from cli.demo.stage import Stage, fresh_home, raised
+from cli.demo.story import APPROVER, SUBMITTER
+from model.evaluation import RankerRecommender, Recommender, evaluate
+from model.fit import Fitted, fit_full
+from model.popularity import Popularity
+from model.sequences import Histories, split_by_time
+from relations.sequences import user_histories
+from simulation.client import RecommendClient
+from simulation.replay import replay
+from stores.clock import set_clock
+from stores.lake import Lake
+from stores.ledger import Ledger
+from tasks.deciding import bootstrap_champion
+from tasks.training import load_version, options_of
+
+ARMS = ("stale", "incremental", "full", "popularity")
+
+
+@dataclass
+class LogAccount:
+    """What `ratchet demo --replay --json` answers."""
+
+    seed: int
+    weeks: list[dict[str, Any]] = field(default_factory=list)
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    parity: list[dict[str, float]] = field(default_factory=list)
+    events: dict[str, int] = field(default_factory=dict)
+    champion: dict[str, Any] | None = None
+    requests: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "events": self.events,
+            "weeks": self.weeks,
+            "trials": self.trials,
+            "champion": self.champion,
+            "parity": {
+                "max_abs_diff": max(each["max_abs_diff"] for each in self.parity),
+                "top10_agreement": min(each["top10_agreement"] for each in self.parity),
+            },
+            "rolled_back": False,
+            "requests": self.requests,
+            "failed_requests": self.failed,
+            "seed": self.seed,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def lines(self) -> tuple[str, ...]:
+        """The table of NDCG@10 by week, the row-weighted mean, and the rows' account."""
+        found = ["", "NDCG@10 on the week that comes next", "week      n" + "".join(f"{arm:>13}" for arm in ARMS)]
+        found += [f"{w['week']:4} {w['n']:6}" + "".join(f"{w[arm]:13.4f}" for arm in ARMS) for w in self.weeks]
+        rows = sum(week["n"] for week in self.weeks)
+        if rows:
+            means = [sum(week[arm] * week["n"] for week in self.weeks) / rows for arm in ARMS]
+            found.append(f" all {rows:6}" + "".join(f"{mean:13.4f}" for mean in means))
+        e = self.events
+        found.append(
+            f"{e['delivered']:,} rows delivered = {e['accepted']:,} accepted + {e['quarantined']:,} quarantined + "
+            f"{e['duplicate']:,} duplicate + {e['late']:,} late · {self.requests:,} requests, {self.failed} failed · "
+            f"{self.seconds:.0f} s"
+        )
+        return tuple(found)
+
+
+def play_log(root: Path, *, file: Path, seed: int, quiet: bool) -> LogAccount:
+    """Replay `file` in a fresh simulation home at `root`."""
+    narrator = Narrator(quiet=quiet)
+    history, weeks = cut_log(file)
+    home = fresh_home(root, seed=seed, settings=REPLAY)
+    with raised(home, narrator) as stage:
+        account = _Replay(stage, narrator, LogAccount(seed), file).run(history, weeks)
+    account.seconds = narrator.seconds
+    return account
+
+
+@dataclass
+class _Replay:
+    stage: Stage
+    narrator: Narrator
+    account: LogAccount
+    file: Path
+
+    def run(self, history: Slice, weeks: list[Slice]) -> LogAccount:
+        from flows.full_retrain import full_retrain
+        from flows.incremental import incremental
+
+        self.where: dict[str, Any] = {"home": str(self.stage.home.root)}
+        self.ledger = Ledger.of(self.stage.home, self.stage.settings)
+        self.client = RecommendClient(self.stage.address)
+        self.trial_id: str | None = None
+        self.past: dict[str, list[tuple[str, str, float]]] = {}
+        self._items()
+        self._ingest(history)
+        first = self._train(full_retrain, history)
+        bootstrap_champion(
+            self.stage.home,
+            self.stage.settings,
+            first["version"],
+            actor=APPROVER,
+            reason="the first model of this home",
+            now=history.until,
+        )
+        self.stage.wait_for_champion(first["digest"])
+        stale = newest = self._fitted(first["version"])
+        for week in weeks:
+            if newest is not stale and self.trial_id is None:
+                self._start_trial(week)
+            self._traffic(week)
+            self._ingest(week)
+            self._test(week, stale=stale, newest=newest)
+            self._look(week)
+            released = self._train(incremental, week)
+            if released["version"] is not None:
+                newest = self._fitted(released["version"])
+        self._end()
+        return self.account
+
+    def _items(self) -> None:
+        from flows.ingest import ingest
+
+        beside = self.file.with_name("u.item")
+        if beside.exists():
+            receipts = ingest(**self.where, uris=[str(beside)], kind="items", format="movielens")["receipts"]
+            self.narrator.done(f"{receipts[0]['accepted']:,} items from {beside.name}")
+
+    def _ingest(self, part: Slice) -> None:
+        """The slice's lines as a file, and what serving logged meanwhile."""
+        from flows.ingest import ingest
+
+        set_clock(self.stage.home, part.until)
+        folder = self.stage.home.run / "replay"
+        folder.mkdir(exist_ok=True)
+        file = folder / f"week-{part.number:02}.data"
+        file.write_bytes(b"".join(part.lines))
+        self.stage.wait_for_handover()
+        receipt = ingest(**self.where, uris=[str(file)], format="movielens", now=part.until)["receipts"][0]
+        ingest(**self.where, now=part.until)
+        shutil.rmtree(folder)
+        self.narrator.done(
+            f"week {part.number}: {receipt['delivered']:,} rows delivered → {receipt['accepted']:,} accepted"
+        )
+
+    def _train(self, flow: Any, part: Slice) -> dict[str, Any]:
+        began = time.monotonic()
+        with self.narrator.working(flow.name):
+            released: dict[str, Any] = flow(**self.where, submitter=SUBMITTER, now=part.until)
+        if released["version"] is None:
+            self.narrator.detail(released["reason"])
+            return released
+        self.account.parity.append({name: released["parity"][name] for name in ("max_abs_diff", "top10_agreement")})
+        self.narrator.detail(
+            f"v{released['version']} ({released['mode']}) in {time.monotonic() - began:.0f} s · {released['verdict']}"
+        )
+        return released
+
+    def _test(self, week: Slice, *, stale: Fitted, newest: Fitted) -> None:
+        """All four on the same rows of a week that none of them has seen."""
+        lake, settings = Lake(self.stage.home.lake), self.stage.settings
+        rated = lake.relation("events")
+        rated = rated.filter(rated.behaviour == "rating")
+        split = split_by_time(
+            Histories.from_table(user_histories(rated).to_pyarrow()), cutoff_us=round(week.begin * 1_000_000)
+        )
+        network, training, _ = options_of(settings)
+        with self.narrator.working("full retrain, for comparison"):
+            full = fit_full(split.train, network=network, training=training)
+        recommenders: dict[str, Recommender] = {
+            "stale": RankerRecommender(stale),
+            "incremental": RankerRecommender(newest),
+            "full": RankerRecommender(full),
+            "popularity": Popularity.of(split.train),
+        }
+        found = {
+            name: evaluate(each, split.holdout, exclude_seen=settings.policy.exclude_seen)
+            for name, each in recommenders.items()
+        }
+        row = {"week": week.number, "n": len(found["stale"])}
+        self.account.weeks.append({**row, **{name: each.overall["ndcg@10"] for name, each in found.items()}})
+        told = " · ".join(f"{name} {each.overall['ndcg@10']:.4f}" for name, each in found.items())
+        self.narrator.detail(f"NDCG@10 on {row['n']:,} rows: {told}")
+
+    def _start_trial(self, week: Slice) -> None:
+        from datetime import UTC, datetime
+
+        from tasks.trials import start_trial
+
+        candidate = self.ledger.candidate()
+        tried = {record.challenger_digest for record in self.ledger.trials()}
+        if candidate is None or candidate.digest in tried:
+            return
+        begin = datetime.fromtimestamp(week.begin, UTC)
+        config = start_trial.fn(self.stage.home, self.stage.settings, challenger=None, actor=SUBMITTER, now=begin)
+        trial_id: str = config["trial_id"]
+        self.stage.wait_for_trial(trial_id)
+        self.trial_id = trial_id
+        self.narrator.step(f"{trial_id}: v{config['challenger_version']} against v{config['champion_version']}")
+
+    def _traffic(self, week: Slice) -> None:
+        with self.narrator.working(f"week {week.number}: traffic", total=len(week.events)) as done:
+            played = replay(week.events, self.client, past=self.past, on_request=done)
+        self.account.requests += played.requests
+        self.account.failed += played.failed
+        self.narrator.detail(
+            f"traffic: {played.requests:,} requests of {played.users} people in {played.sessions:,} sessions, "
+            f"{played.clicks:,} clicks"
+        )
+
+    def _look(self, week: Slice) -> None:
+        if self.trial_id is None:
+            return
+        from flows.promote import promote
+        from flows.trial import trial as look
+
+        evidence = look(**self.where, trial=self.trial_id, now=week.until)
+        verdict = evidence["verdict"]
+        self.narrator.detail(f"{self.trial_id}, look {evidence['look']}: {verdict} · {evidence['reasons'][0]}")
+        if verdict in ("CONTINUE", "HOLD"):
+            return
+        self.account.trials.append(self._told(evidence))
+        if verdict == "PROMOTE":
+            decided = promote(
+                **self.where, trial=self.trial_id, actor=APPROVER, reason="the gate passed it", now=week.until
+            )
+            self.stage.wait_for_champion(decided["champion"]["digest"])
+        self.narrator.done(f"{self.trial_id}: {verdict}")
+        self.trial_id = None
+
+    def _told(self, evidence: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": evidence["trial_id"],
+            "kind": "good",
+            "decision": evidence["verdict"],
+            "lift": evidence["lift"],
+            "interval": evidence["lift_interval"],
+            "true_lift": None,
+            "matured_users": sum(evidence["matured"]),
+            "looks": evidence["look"],
+        }
+
+    def _end(self) -> None:
+        self.client.close()
+        if self.trial_id is not None:  # the log ended before the trial did
+            self.account.trials.append(self._told(dict(self.ledger.trial(self.trial_id).evidence[-1].evidence)))
+            self.narrator.warn(f"{self.trial_id} is still open: the log ends here")
+        champion = self.ledger.champion()
+        self.account.events = Lake(self.stage.home.lake).totals()
+        if champion is not None:
+            self.account.champion = {"version": champion.version, "digest": champion.digest, "epoch": champion.epoch}
+
+    def _fitted(self, version: int) -> Fitted:
+        return load_version(self.stage.home, self.stage.settings, version)

@@ -171,13 +171,15 @@ def load_fitted(folder: Path) -> Fitted:
     """What `save_fitted` wrote, scoring identically. Raises DataRejected when a part is missing or broken."""
     try:
         training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        ranker = Ranker.from_pretrained(folder, local_files_only=True).eval()
+        with torch.device("meta"):
+            ranker = Ranker(RankerConfig.from_json_file(folder / "config.json"))
+        ranker.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
         optimizer = load_file(folder / "optimizer.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataRejected(f"{folder}: not a model checkpoint ({error}); restore it or train again") from error
     vocabulary = Vocabulary.load(folder / "vocabulary.json")
     losses = tuple((int(step), float(loss)) for step, loss in training.pop("losses"))
-    return Fitted(ranker, vocabulary, optimizer, losses, **training)
+    return Fitted(ranker.eval(), vocabulary, optimizer, losses, **training)
 
 
 def _last_past_position(corpus: Corpus, new_N: np.ndarray) -> np.ndarray:

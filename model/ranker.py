@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 
-
 SCORE_BLOCK = 256
 
 
@@ -138,7 +137,8 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
         return state_BLD
 
     def _score(self, state_BD: Tensor) -> Tensor:
-        table_VD, bias_V = self.item_table.weight, self.item_bias
+        table_VD: Tensor = self.item_table.weight
+        bias_V: Tensor = self.item_bias
         if not torch.compiler.is_exporting():
             # torch's CPU kernels round a product's last columns otherwise than those inside; in whole blocks a known
             # item's score keeps its bits however many items follow. ONNX Runtime's kernel does so by itself.

@@ -15,6 +15,12 @@ from typing import NamedTuple
 from simulation.client import RecommendClient, RequestFailed
 from simulation.traffic import MAX_CONSECUTIVE_FAILURES, ArmCount
 
+HISTORY = 200
+"""Newest events that a request carries."""
+
+Past = dict[str, list[dict[str, str]]]
+"""What each user did so far, oldest first, as the Recommend API takes it."""
+
 SESSION_GAP_SECONDS = 30 * 60.0
 """A user's next event after a longer pause begins a new session."""
 
@@ -37,6 +43,8 @@ class Group:
     user_id: str
     time: float
     item_ids: tuple[str, ...]
+    behaviour: str
+    """Of the group's first event."""
     starts_session: bool
     """First of the user, or more than 30 minutes after the user's group before."""
 
@@ -70,17 +78,21 @@ def in_groups(events: Iterable[LoggedEvent]) -> Iterator[Group]:
     for (time, user), members in groupby(rows, key=lambda event: (event.time, event.user_id)):
         pause = time - last_seen.get(user, float("-inf"))
         last_seen[user] = time
-        yield Group(user, time, tuple(event.item_id for event in members), pause > SESSION_GAP_SECONDS)
+        together = list(members)
+        items = tuple(event.item_id for event in together)
+        yield Group(user, time, items, together[0].behaviour, starts_session=pause > SESSION_GAP_SECONDS)
 
 
 def replay(
     events: Sequence[LoggedEvent],
     client: RecommendClient,
     *,
+    past: Past,
     slots: int = 10,
     on_request: Callable[[int], None] | None = None,
 ) -> ReplayDay:
-    """Play `events` (a week, say). `on_request` gets the number of requests so far (progress).
+    """Play `events` (a week, say). The log's files reach serving only when the week is over, so each request carries
+    its user's newest history: `past`, which grows by the events that were played. `on_request` gets the number of requests so far (progress).
 
     Sessions are counted within `events`. Raises DependencyFailed when the server is gone.
     """
@@ -92,12 +104,13 @@ def replay(
         result.groups += 1
         result.sessions += group.starts_session
         try:
-            _play(group, client, slots, result)
+            _play(group, client, slots, result, past.get(group.user_id, [])[-HISTORY:])
             in_a_row = 0
         except RequestFailed:
             in_a_row += 1
             if in_a_row >= MAX_CONSECUTIVE_FAILURES:
                 raise
+        remember(past, group)
         if on_request is not None:
             on_request(result.requests)
     result.failed = client.counts.failures - failures_before
@@ -106,9 +119,21 @@ def replay(
     return result
 
 
-def _play(group: Group, client: RecommendClient, slots: int, result: ReplayDay) -> None:
-    now = datetime.fromtimestamp(group.time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    slate = client.recommend(group.user_id, k=slots, now=now)
+def remember(past: Past, group: Group) -> None:
+    """Add what the user did to their history."""
+    known = past.setdefault(group.user_id, [])
+    known += [{"item_id": item, "behaviour": group.behaviour, "event_time": _iso(group.time)} for item in group.item_ids]
+
+
+def _iso(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _play(
+    group: Group, client: RecommendClient, slots: int, result: ReplayDay, history: list[dict[str, str]]
+) -> None:
+    now = _iso(group.time)
+    slate = client.recommend(group.user_id, k=slots, now=now, events=history)
     result.requests += 1
     result.impressions += len(slate.item_ids)
     arm = result.arms.setdefault(slate.arm, ArmCount())

@@ -26,6 +26,8 @@ UNTYPED = "untyped"
 _AFTERWARDS = ("received_time", "source", "delivery_id")
 _DERIVED = {"events": ("event_id",)}
 _IDS = ("event_id", "user", "item_id", "exposure_id", "request_id")
+# Texts that a client or a catalogue may fill with anything.
+_FREE_TEXTS = ("title", "description", "surface", "context")
 
 
 def checked_columns(kind: str) -> list[str]:
@@ -66,7 +68,7 @@ def _from_schema(gx: Any, kind: str) -> list[Any]:
             continue
         if not field.nullable and field.name not in _DERIVED.get(kind, ()):
             checks.append(expect.ExpectColumnValuesToNotBeNull(column=field.name, notes=f"{field.name} must be given"))
-        if pa.types.is_string(field.type):
+        if field.name in (*_IDS, *_FREE_TEXTS):
             limit = ID_LENGTH if field.name in _IDS else TEXT_LENGTH
             checks.append(
                 expect.ExpectColumnValueLengthsToBeBetween(

@@ -114,6 +114,17 @@ def test_an_expectation_that_raises_is_our_bug_and_no_rows_fault(monkeypatch: py
         verdict("events", [event()])
 
 
+def test_pages_show_what_a_source_sent_without_obeying_it(tmp_path: Path) -> None:
+    script = "<script>alert(1)</script> $behaviour {{ 7 * 7 }}"
+    judgement = verdict(
+        "events", [event(behaviour=script), {}], untyped={1: [("event_time", f"{script} is not a time")]}
+    )
+    text = write_page(tmp_path, name="d-0", result=judgement.result).read_text()
+    assert "<script>alert" not in text
+    assert text.count("&lt;script&gt;alert(1)") >= 2
+    assert judgement.result.results[1].result["unexpected_list"]  # the verdict itself keeps its lists
+
+
 def test_pages_say_what_failed_and_old_ones_go(tmp_path: Path) -> None:
     result = verdict("events", [event(), event(behaviour="hover")]).result
     page = write_page(tmp_path, name="d-0", result=result)

@@ -26,11 +26,11 @@ LOG = [
 
 def test_groups_by_hand() -> None:
     assert list(in_groups(LOG)) == [
-        Group("a", 50, ("i9",), starts_session=True),
-        Group("b", 100, ("i3", "i2"), starts_session=True),
-        Group("a", 100, ("i1",), starts_session=False),
-        Group("a", 1900, ("i4",), starts_session=False),  # exactly 30 minutes: the same session
-        Group("a", 3701, ("i5",), starts_session=True),  # 30 minutes and a second
+        Group("a", 50, ("i9",), "rating", starts_session=True),
+        Group("b", 100, ("i3", "i2"), "rating", starts_session=True),
+        Group("a", 100, ("i1",), "rating", starts_session=False),
+        Group("a", 1900, ("i4",), "rating", starts_session=False),  # exactly 30 minutes: the same session
+        Group("a", 3701, ("i5",), "rating", starts_session=True),  # 30 minutes and a second
     ]
 
 
@@ -49,7 +49,8 @@ def test_groups_lose_nothing_and_go_forward(rows: list[tuple[str, str, int]]) ->
 
 def test_a_click_when_an_item_of_the_group_is_shown(stub: Any) -> None:
     stub.show = lambda body: ["i2", "i3", "i5", "i7"]
-    day = replay(LOG, RecommendClient(stub.url), slots=4)
+    past: dict[str, list[dict[str, str]]] = {}
+    day = replay(LOG, RecommendClient(stub.url), past=past, slots=4)
     # Groups b@100 (i2, i3 shown: one click, on the first) and a@3701 (i5).
     assert stub.events() == [
         {
@@ -71,6 +72,9 @@ def test_a_click_when_an_item_of_the_group_is_shown(stub: Any) -> None:
     assert (day.sessions, day.users, day.failed, day.refused) == (3, 2, 0, 0)
     assert day.arms["champion"].clicks == 2
     assert [body["user_id"] for body in stub.recommended()] == ["a", "b", "a", "a", "a"]
+    # Each request carries what its user had done before: a is asked for with 0, 1, 2 and 3 events.
+    assert [len(body["events"]) for body in stub.recommended()] == [0, 0, 1, 2, 3]
+    assert [event["item_id"] for event in past["a"]] == ["i9", "i1", "i4", "i5"]
     headers = [now for _, _, now in stub.requests]
     assert headers == sorted(headers)
 
@@ -79,5 +83,5 @@ def test_a_dead_server_ends_the_replay(stub: Any) -> None:
     stub.status = 500
     events = [rated("a", "i", number) for number in range(200)]
     with pytest.raises(DependencyFailed, match="status 500"):
-        replay(events, RecommendClient(stub.url))
+        replay(events, RecommendClient(stub.url), past={})
     assert len(stub.requests) == 50

@@ -91,9 +91,10 @@ def replay(
     slots: int = 10,
     on_request: Callable[[int], None] | None = None,
 ) -> ReplayDay:
-    """Play `events` (a week, say). The log's files reach serving only when the week is over, so each request carries
-    its user's newest history: `past`, which grows by the events that were played. `on_request` gets the number of requests so far (progress).
+    """Play `events` (a week, say). `on_request` gets the number of requests so far (progress).
 
+    The log's files reach serving only when the week is over, so each request carries its user's newest history: `past`,
+    which grows by the events that were played.
     Sessions are counted within `events`. Raises DependencyFailed when the server is gone.
     """
     began = wall.perf_counter()
@@ -122,16 +123,16 @@ def replay(
 def remember(past: Past, group: Group) -> None:
     """Add what the user did to their history."""
     known = past.setdefault(group.user_id, [])
-    known += [{"item_id": item, "behaviour": group.behaviour, "event_time": _iso(group.time)} for item in group.item_ids]
+    known += [
+        {"item_id": item, "behaviour": group.behaviour, "event_time": _iso(group.time)} for item in group.item_ids
+    ]
 
 
 def _iso(time: float) -> str:
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _play(
-    group: Group, client: RecommendClient, slots: int, result: ReplayDay, history: list[dict[str, str]]
-) -> None:
+def _play(group: Group, client: RecommendClient, slots: int, result: ReplayDay, history: list[dict[str, str]]) -> None:
     now = _iso(group.time)
     slate = client.recommend(group.user_id, k=slots, now=now, events=history)
     result.requests += 1

@@ -37,6 +37,12 @@ def read_reigns(tx: Connection, surface: str) -> tuple[Reign, ...]:
     )
 
 
+def present_reign(history: tuple[Reign, ...]) -> Reign:
+    """The reign whose champion serves: the newest, or the one that the newest restored."""
+    newest = history[-1]
+    return next(reign for reign in history if reign.epoch == (newest.restores or newest.epoch))
+
+
 def former_reign(history: tuple[Reign, ...]) -> Reign | None:
     """The reign before the present one; None at the beginning.
 
@@ -46,7 +52,7 @@ def former_reign(history: tuple[Reign, ...]) -> Reign | None:
     if not history:
         return None
     by_epoch = {reign.epoch: reign for reign in history}
-    place = by_epoch[history[-1].restores or history[-1].epoch]
+    place = present_reign(history)
     while (before := by_epoch.get(place.epoch - 1)) is not None:
         place = by_epoch[before.restores or before.epoch]
         if place.digest != history[-1].digest:

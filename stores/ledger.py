@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 from relations.errors import GateRefused, UsageError
 from stores.approval import Limits, check_approval, outdated_by, overdue
 from stores.audit import find_problems, read_audit
-from stores.champion import former_reign, move_champion, read_champion, read_reigns
+from stores.champion import former_reign, move_champion, present_reign, read_champion, read_reigns
 from stores.home import Home
 from stores.ledger_records import (
     OPEN_STATES,
@@ -292,8 +292,9 @@ class Ledger:
             why = f"rolled back from version {present.version} to {former.version}: {reason}"
             for trial in open_trials(tx, surface):
                 close_trial(tx, trial, state=TrialState.STALE, actor=actor, reason=why, now=now)
-            if history[-1].trial is not None:
-                promoted = read_trial(tx, history[-1].trial)
+            left = present_reign(history)
+            if left.trial is not None:
+                promoted = read_trial(tx, left.trial)
                 close_trial(tx, promoted, state=TrialState.ROLLED_BACK, actor=actor, reason=why, now=now)
         return reached
 

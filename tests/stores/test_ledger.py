@@ -14,6 +14,7 @@ from sqlalchemy import text
 from gate.trial import TrialState as GateState
 from gate.trial import digest as gate_digest
 from relations.errors import DependencyFailed, GateRefused, SettingsError, UsageError
+from stores.champion import move_champion
 from stores.ledger import Ledger
 from stores.ledger_records import TrialState, VersionRecord, canonical_json, sha256, stamp, unstamp
 
@@ -251,7 +252,7 @@ def test_evidence_ages_and_a_fresh_look_renews_it(ledger: Ledger) -> None:
     with pytest.raises(GateRefused, match=r"older than 1 day, 0:00:00; look again"):
         approve(ledger, now=T0 + 24 * HOUR + timedelta(microseconds=1))
     look(ledger, number=2, now=T0 + 25 * HOUR)
-    assert approve(ledger, now=T0 + 26 * HOUR).version == 2
+    assert approve(ledger, now=T0 + 49 * HOUR).version == 2, "24 hours to the microsecond are not too old"
 
 
 def test_a_trial_that_waits_too_long_expires(ledger: Ledger) -> None:
@@ -276,7 +277,13 @@ def test_approving_twice_is_one_commit(ledger: Ledger) -> None:
     entries = len(ledger.audit())
     assert approve(ledger, actor="dora", now=T0 + 2 * HOUR) == champion
     assert len(ledger.audit()) == entries
-    ledger.rollback(actor="ann", reason="complaints", now=T0 + 3 * HOUR)
+    begin(ledger, "t2", challenger=3)
+    look(ledger, trial="t2")
+    approve(ledger, "t2")
+    with pytest.raises(GateRefused, match="is PROMOTED, not AWAIT_APPROVAL"):
+        approve(ledger)
+    for _ in range(2):
+        ledger.rollback(actor="ann", reason="complaints", now=T0 + 3 * HOUR)
     with pytest.raises(GateRefused, match="ROLLED_BACK"):
         approve(ledger)
 
@@ -335,6 +342,8 @@ def test_rollback_goes_further_back_and_never_forth(ledger: Ledger) -> None:
     look(ledger, trial="t4")
     approve(ledger, "t4")
     assert ledger.rollback(actor="ann", reason="worse", now=T0).version == 1
+    with pytest.raises(GateRefused, match="no champion before"):
+        ledger.rollback(actor="ann", reason="worse", now=T0)
     assert ledger.verify() == []
 
 
@@ -432,3 +441,15 @@ def test_an_unreachable_database_says_where(tmp_path: Path) -> None:
         Ledger(f"sqlite:///{tmp_path / 'broken.db'}").champion()
     with pytest.raises(SettingsError, match="not a database URL"):
         Ledger("ledger.db")
+
+
+def test_the_swap_compares_and_leaves_everything_when_it_loses(ledger: Ledger) -> None:
+    begin(ledger)
+    entries = len(ledger.audit())
+    stated = {"surface": "default", "version": 2, "digest": "d", "how": "promote", "subject": "trial t1"}
+    with ledger._database.write() as tx:
+        for expected in (None, 0, 2):
+            assert move_champion(tx, expected=expected, actor="ann", reason="good", now=T0, **stated) is None
+    champion = ledger.champion()
+    assert champion is not None
+    assert (champion.version, champion.epoch, len(ledger.history()), len(ledger.audit())) == (1, 1, 1, entries)

@@ -15,6 +15,7 @@ from relations.errors import DependencyFailed
 
 # Rows a transaction: the other process waits for the lock at most this long (about 50 ms).
 _ROWS_A_TRANSACTION = 5_000
+_USERS_A_TRIM = 5_000
 _VARIABLES = 500  # ids in one look-up, below SQLite's limit on bound variables
 
 _SCHEMA = """
@@ -66,10 +67,16 @@ class UserState:
         """
         fresh = 0
         pending = iter(rows)
+        touched: set[str] = set()
         try:
             with self._writing:
-                while batch := list(islice(pending, _ROWS_A_TRANSACTION)):
-                    fresh += self._absorb_batch(batch)
+                while (batch := list(islice(pending, _ROWS_A_TRANSACTION))) or touched:
+                    touched.update(row[0] for row in batch)
+                    # A user of many batches is trimmed once, at the end: most of the cost would be there otherwise.
+                    surplus = touched if len(batch) < _ROWS_A_TRANSACTION or len(touched) > _USERS_A_TRIM else set()
+                    fresh += self._absorb_batch(batch, surplus)
+                    if surplus:
+                        touched = set()
         except sqlite3.Error as error:
             raise self._failed("written", error) from error
         return fresh
@@ -110,7 +117,7 @@ class UserState:
             self._reader.close()
             self._writer.close()
 
-    def _absorb_batch(self, batch: list[tuple[str, str, str, str, int]]) -> int:
+    def _absorb_batch(self, batch: list[tuple[str, str, str, str, int]], trimmed: set[str]) -> int:
         writer = self._writer
         writer.execute("BEGIN IMMEDIATE")
         try:
@@ -121,7 +128,7 @@ class UserState:
                 batch,
             )
             fresh = writer.total_changes - before
-            for user in {row[0] for row in batch}:
+            for user in trimmed:
                 self._trim(user)
             writer.execute("COMMIT")
         except BaseException:

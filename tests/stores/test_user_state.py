@@ -47,6 +47,15 @@ def test_only_the_newest_events_are_kept(tmp_path: Path) -> None:
     assert [event.event_id for event in state.newest("u", 99)] == ["e8", "e9", "new"]
 
 
+@pytest.mark.parametrize("n", [9_999, 10_000, 10_001])  # around two whole transactions
+def test_many_transactions_keep_no_more(tmp_path: Path, n: int) -> None:
+    state = UserState(tmp_path / "state.db", keep=3)
+    assert state.absorb(row(f"u{number % 2}", f"e{number:05d}", number) for number in range(n)) == n
+    last = n - 1 - (n - 1) % 2  # user u0 has the even ones
+    assert [event.event_time_us for event in state.newest("u0", n)] == [last - 4, last - 2, last]
+    assert len(state.newest("u1", n)) == 3
+
+
 def test_any_unicode(tmp_path: Path) -> None:
     state = UserState(tmp_path / "state.db")
     state.absorb([("ü👩‍👩‍👧", "é\x00'\"", "日本", "click", 1)])

@@ -12,12 +12,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -66,8 +66,8 @@ class Request:
     format: str
     streamed: bool
     pseudonymous: bool
-    landing: tuple[str, int, int, int] | None
-    """Path, inode, bytes and mtime (ns) of the landing file that the receipt releases."""
+    landing: tuple[tuple[str, int, int, int], ...] = ()
+    """Path, inode, bytes and mtime (ns) of each landing file that the receipt releases."""
 
     def fingerprint(self, reading: Reading) -> str:
         """How the bytes are read: with other settings the same file is another delivery."""
@@ -151,26 +151,31 @@ def ingest_lock(home: Home, *, seconds: float = 300.0) -> Iterator[None]:
         lock.release()
 
 
-def spool(path: Path, *, home: Home) -> tuple[Path, str]:
-    """Copy the file into staging; (folder, SHA-256 of the bytes). Raises UsageError or DependencyFailed."""
+def spool(paths: Sequence[Path], *, home: Home) -> tuple[Path, str]:
+    """Copy the files into staging, end to end; (folder, SHA-256 of the bytes). Raises UsageError, DependencyFailed."""
     folder = home.staging / f"{_SPOOL}-{os.getpid()}"
     digest = hashlib.sha256()
     try:
-        opened = path.open("rb")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}; check the path") from error
-    try:
         folder.mkdir(parents=True)
-        with opened as source, (folder / "input").open("wb") as copy:
-            while chunk := source.read(_CHUNK):
-                digest.update(chunk)
-                copy.write(chunk)
+        with (folder / "input").open("wb") as copy:
+            for path in paths:
+                with _opened(path) as source:
+                    while chunk := source.read(_CHUNK):
+                        digest.update(chunk)
+                        copy.write(chunk)
             copy.flush()
             os.fsync(copy.fileno())
     except OSError as error:
-        raise DependencyFailed(f"{folder}: cannot copy {path}: {error}; make space, then repeat") from error
+        raise DependencyFailed(f"{folder}: cannot copy {paths[0]}: {error}; make space, then repeat") from error
     reach("ingest.spooled")
     return folder, digest.hexdigest()
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; check the path") from error
 
 
 def discard(folder: Path) -> None:
@@ -228,9 +233,8 @@ def stored_receipt(lake: Lake, delivery_id: str) -> Receipt | None:
 
 
 def finish(intent: Intent, *, state: str, home: Home) -> None:
-    """Release the landing file (an unreadable one to `rejected/`), then forget the intent. Safe to repeat."""
-    if intent.request.landing is not None:
-        name, inode, size, modified = intent.request.landing
+    """Release the landing files (unreadable ones to `rejected/`), then forget the intent. Safe to repeat."""
+    for name, inode, size, modified in intent.request.landing:
         path = Path(name)
         try:
             now = path.lstat()
@@ -271,7 +275,7 @@ def _read_intent(path: Path) -> Intent:
         return Intent(
             **{
                 **said,
-                "request": Request(**request, landing=tuple(landing) if landing else None),
+                "request": Request(**request, landing=tuple((*mark,) for mark in landing)),
                 "reading": Reading.model_validate(said["reading"]),
                 "received_time": datetime.fromisoformat(said["received_time"]),
                 "folder": path.parent,

@@ -25,6 +25,7 @@ from stores.failpoints import reach
 if TYPE_CHECKING:
     import ibis
 
+FILES = 64
 COUNTS = ("delivered", "accepted", "quarantined", "duplicate", "late")
 CLOCK = {"events": "event_time", "late": "event_time", "exposures": "shown_time"}
 # App transactions are remembered for retries; nobody retries a delivery after this long.
@@ -98,6 +99,18 @@ class Lake:
             raise DependencyFailed(f"{path}: cannot write: {error}; make space or fix the disk, then repeat") from error
         except DeltaError as error:
             raise DependencyFailed(f"{path}: Delta refused the commit: {error}; repeat the command") from error
+
+    def compact(self, table: str, *, above: int = FILES) -> None:
+        """Merge a table's small files once it has more than `above`: each append adds one, and each read opens all.
+
+        A new version with the same rows. The old files stay, so that older versions can be read.
+        """
+        found = self._open(table)
+        try:
+            if found is not None and len(found.file_uris()) > above:
+                found.optimize.compact()
+        except (OSError, DeltaError) as error:
+            raise DependencyFailed(f"{self._path(table)}: cannot be compacted: {error}; make space, repeat") from error
 
     def content_digest(self, table: str, *, version: int | None = None) -> str:
         """Order-blind digest of what the rows say, 64 hex digits; see `relations.digest`."""

@@ -97,6 +97,16 @@ def bind(batch: Batch, *, kind: str, source: str, settings: SourceSettings, pseu
     return Binding(columns, tuple(missing), extra)
 
 
+def ends_in_text(path: Path) -> bool:
+    """Whether the file begins as text and ends its last line, so that another may follow it in one delivery."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+        if not head:
+            return True
+        file.seek(-1, 2)
+        return file.read(1) == b"\n" and not _is_binary(head)
+
+
 def fields(kind: str) -> list[pa.Field]:
     """The columns of a kind that a source states."""
     return [field for field in SCHEMAS[kind] if field.name not in STAMPED]
@@ -130,10 +140,15 @@ def _format(data: bytes, *, name: str, stated: str, uri: str) -> str:
 def _require_text(data: bytes, *, uri: str) -> None:
     """Bad UTF-8 in a row is that row's fault; a head full of it, or a NUL, is no text at all."""
     head = data[:_HEAD]
-    text = head.decode(errors="replace")
-    if head.count(0) > 0.01 * len(head) or text.count("\ufffd") > 0.3 * len(text):
+    if _is_binary(head):
+        text = head.decode(errors="replace")
         offset = len(text.partition("\ufffd")[0].partition("\0")[0].encode())
         raise DataRejected(
             f"{uri}: binary from offset {offset} (byte 0x{data[offset]:02x}), not text; "
             "deliver CSV, JSON lines or Parquet as UTF-8, or name the --format"
         )
+
+
+def _is_binary(head: bytes) -> bool:
+    text = head.decode(errors="replace")
+    return head.count(0) > 0.01 * len(head) or text.count("\ufffd") > 0.3 * len(text)

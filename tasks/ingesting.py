@@ -34,6 +34,7 @@ from stores.delivery import (
 from stores.failpoints import reach
 from stores.home import Home
 from stores.lake import Lake
+from stores.landing import FOLDERS, FROM_SERVING, deliveries
 from stores.pseudonyms import Keys
 from stores.quarantine import reason_counts
 from stores.settings import Settings
@@ -41,8 +42,6 @@ from stores.sources import read_batch
 from tasks.judging import Verdict, judge_batch
 
 KINDS = ("events", "items", "users", "exposures")
-# Catalogue and people first: what refers to them comes after.
-LANDINGS = ("items", "users", "events", "feedback", "exposures")
 SERVING = "serving"
 POPULARITY_DAYS = 7.0
 
@@ -98,37 +97,45 @@ def deliver_file(
     path = _local(uri)
     stated = settings.sources[source].format if source in settings.sources and format == "auto" else format
     # Exposures are written by serving alone, and serving writes pseudonyms.
-    request = Request(str(path), kind, source, stated, landing, source == SERVING or kind == "exposures", None)
+    request = Request(str(path), kind, source, stated, landing, source == SERVING or kind == "exposures")
     if dry_run:
         return _rehearse(path, request, home=home, settings=settings, now=now)
     with ingest_lock(home):
-        return _deliver(path, request, home=home, settings=settings, now=now)
+        return _deliver([path], request, home=home, settings=settings, now=now)
 
 
 def ingest_landing(*, home: Home, settings: Settings, now: datetime) -> list[Receipt]:
-    """Deliver every complete file of the landing folders, each its own delivery, in the order of their names.
+    """Deliver every complete file of the landing folders, in the order of their names.
 
+    A file from outside is a delivery of its own; what serving wrote in many small files is delivered together.
     Files named `.part` or with a leading dot are still being written; links are not followed. A file goes after its
     receipt; one that cannot be read goes to `rejected/`. What an earlier ingest left unfinished is finished first.
     """
     receipts = []
     with ingest_lock(home):
         receipts += [receipt for _, receipt in _resume(home)]
-        for folder in LANDINGS:
-            files = sorted((home.landing / folder).iterdir()) if (home.landing / folder).is_dir() else []
-            for path in files:
-                if path.name.startswith(".") or path.suffix == ".part" or path.is_symlink() or not path.is_file():
-                    continue
-                inside = folder in ("feedback", "exposures")
-                kind = "events" if folder == "feedback" else folder
-                source, found = SERVING if inside else "landing", path.stat()
-                format_ = (
-                    "jsonl" if inside else settings.sources[source].format if source in settings.sources else "auto"
-                )
-                mark = (str(path), found.st_ino, found.st_size, found.st_mtime_ns)
-                request = Request(f"landing/{folder}/{path.name}", kind, source, format_, True, inside, mark)
-                receipts.append(_deliver(path, request, home=home, settings=settings, now=now))
+        for folder in FOLDERS:
+            for paths in deliveries(home.landing / folder):
+                request = _landing_request(folder, paths, settings)
+                receipts.append(_deliver(paths, request, home=home, settings=settings, now=now))
     return receipts
+
+
+def _landing_request(folder: str, paths: Sequence[Path], settings: Settings) -> Request:
+    inside = folder in FROM_SERVING
+    source = SERVING if inside else "landing"
+    stated = settings.sources[source].format if source in settings.sources else "auto"
+    names = paths[0].name if len(paths) == 1 else f"{paths[0].name}..{paths[-1].name}"
+    found = [(path, path.stat()) for path in paths]
+    return Request(
+        uri=f"landing/{folder}/{names}",
+        kind="events" if folder == "feedback" else folder,
+        source=source,
+        format="jsonl" if inside else stated,
+        streamed=True,
+        pseudonymous=inside,
+        landing=tuple((str(path), said.st_ino, said.st_size, said.st_mtime_ns) for path, said in found),
+    )
 
 
 def refresh_serving(home: Home, settings: Settings, deliveries: Sequence[str] = ()) -> int:
@@ -162,11 +169,11 @@ def refresh_serving(home: Home, settings: Settings, deliveries: Sequence[str] = 
     return int(new.num_rows)
 
 
-def _deliver(path: Path, request: Request, *, home: Home, settings: Settings, now: datetime) -> Receipt:
+def _deliver(paths: Sequence[Path], request: Request, *, home: Home, settings: Settings, now: datetime) -> Receipt:
     """The lock is held."""
     reading = Reading.of(settings, source=request.source)
     resumed = _resume(home)
-    folder, digest = spool(path, home=home)
+    folder, digest = spool(paths, home=home)
     for intent, receipt in resumed:
         # This very command was begun before and has just been finished; to deliver again would count it twice.
         if (intent.digest, intent.request, intent.reading) == (digest, request, reading):
@@ -189,6 +196,8 @@ def _complete(intent: Intent, *, home: Home) -> Receipt:
         receipt = _judge_and_commit(intent, home=home, lake=lake)
         lake.append("deliveries", receipt.row(), transaction=intent.delivery_id)
         reach("ingest.receipt")
+    for table in (receipt.kind, "late", "quarantine", "deliveries"):
+        lake.compact(table)
     finish(intent, state=receipt.state, home=home)
     return receipt
 

@@ -60,6 +60,19 @@ def test_a_transaction_is_appended_once(lake: Lake) -> None:
     assert lake.watermark(version=version) == NOON + timedelta(minutes=2)
 
 
+def test_many_small_files_become_one_and_old_versions_stay(lake: Lake) -> None:
+    versions = [lake.append("events", events(range(n, n + 1)), transaction=f"t{n}") for n in range(4)]
+    before = lake.content_digest("events")
+    lake.compact("events", above=4)
+    assert lake.version("events") == versions[-1]
+    lake.compact("events", above=3)
+    assert lake.version("events") == versions[-1] + 1
+    assert lake.content_digest("events") == before
+    assert lake.append("events", events(range(1)), transaction="t0") == versions[-1] + 1  # still known
+    assert lake.read("events", version=versions[1]).num_rows == 2
+    assert lake.relation("events").count().to_pyarrow().as_py() == 4
+
+
 def test_digests_tell_content_and_not_arrival(lake: Lake, tmp_path: Path) -> None:
     other = Lake(tmp_path / "other")
     lake.append("events", events(range(5)), transaction="a")

@@ -76,11 +76,14 @@ def rows(prefix: str) -> str:
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose landing folder holds two files, the first of which sets the watermark."""
+    """A home whose landing folders hold two deliveries: a file that sets the watermark, and two that go together."""
     home = Home.create(tmp_path_factory.mktemp("kills") / "home", simulation=True)
     Keys.write_derived(home.keys, seed=7)
     (home.landing / "feedback" / "1.jsonl").write_text(rows("a"))
     (home.landing / "feedback" / "2.jsonl").write_text(rows("b"))
+    (home.landing / "events" / "0.csv").write_text(
+        f"user_id,item_id,behaviour,event_time\nu,i,view,{NOW.isoformat()}\n"
+    )
     return home.root
 
 
@@ -90,7 +93,7 @@ def undisturbed(before: Path, processes: ForkServerContext) -> dict[str, Any]:
     shutil.copytree(before, home)
     assert command(processes, home) == 0
     found = told(home)
-    assert found["totals"] == {"delivered": 120, "accepted": 89, "quarantined": 20, "duplicate": 2, "late": 9}
+    assert found["totals"] == {"delivered": 121, "accepted": 81, "quarantined": 20, "duplicate": 2, "late": 18}
     assert found["landing"] == found["staging"] == []
     return found
 

@@ -264,6 +264,20 @@ def test_landing_takes_complete_files_and_lets_them_go(tmp_path: Path, home: Hom
     assert [path.name.endswith("-broken.parquet") for path in home.rejected.iterdir()] == [True]
 
 
+def test_what_serving_wrote_in_many_files_is_one_delivery(home: Home, settings: Settings) -> None:
+    for number in range(3):
+        put(home, "feedback", [feedback(event_id=f"e{number}", event_time="2026-02-28")], name=f"{number}.jsonl")
+    (home.landing / "feedback" / "4.jsonl").write_bytes(bytes(range(256)) * 8)  # spoils nobody else's delivery
+    put(home, "feedback", [feedback(event_id="e0", event_time="2026-02-28")], name="5.jsonl")
+    receipts = ingest_landing(home=home, settings=settings, now=NOW)
+    assert [(receipt.uri, receipt.state, counts(receipt)) for receipt in receipts] == [
+        ("landing/feedback/0.jsonl..2.jsonl", "committed", (3, 3, 0, 0, 0)),
+        ("landing/feedback/4.jsonl", "unreadable", (0, 0, 0, 0, 0)),
+        ("landing/feedback/5.jsonl", "committed", (1, 0, 0, 1, 0)),
+    ]
+    assert not list((home.landing / "feedback").iterdir())
+
+
 def test_serving_must_bring_pseudonyms(home: Home, settings: Settings) -> None:
     rows = [feedback(event_time="2026-02-28"), feedback(event_id="e1", user="alice", event_time="2026-02-28")]
     put(home, "feedback", rows)

@@ -110,7 +110,8 @@ def command(name: str, **attributes: Any) -> Callable[[Callable[..., Result]], c
             # Not sys.exit from inside libraries' threads: leave at once, with everything flushed.
             raise SystemExit(result.exit_code)
 
-        return run
+        made: click.Command = run
+        return made
 
     return decorate
 

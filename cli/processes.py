@@ -36,10 +36,9 @@ class Server:
         deadline = time.monotonic() + seconds
         while self.health is not None and not give_up():
             self.check()
-            with suppress(OSError, urllib.error.URLError):
-                with urllib.request.urlopen(self.health, timeout=2) as answer:
-                    if answer.status == 200:
-                        return
+            with suppress(OSError), urllib.request.urlopen(self.health, timeout=2) as answer:
+                if answer.status == 200:
+                    return
             if time.monotonic() > deadline:
                 raise DependencyFailed(f"{self.name} was not ready after {seconds:.0f} s; {self._tail()}")
             time.sleep(0.1)

@@ -3,8 +3,10 @@
 import argparse
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 from prefect import serve
+from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Interval
 
 from flows.full_retrain import full_retrain
@@ -24,27 +26,23 @@ def main() -> None:
     home, settings = open_home(str(stated.home), stated.config)
     given = {"home": str(home.root), "config": stated.config}
     schedules = settings.schedules
-    serve(
-        ingest.to_deployment(
-            "ingest", parameters=given, schedules=[Interval(timedelta(seconds=schedules.ingest_seconds))]
-        ),
-        incremental.to_deployment(
-            "incremental", parameters=given, schedules=[Interval(timedelta(minutes=schedules.incremental_minutes))]
-        ),
-        full_retrain.to_deployment(
-            "full-retrain", parameters=given, schedules=[Interval(timedelta(days=schedules.full_retrain_days))]
-        ),
-        trial.to_deployment(
-            "trial",
-            parameters={**given, "start": True},
-            schedules=[Interval(timedelta(minutes=schedules.trial_minutes))],
-        ),
-        # These two are started by people, from the Prefect UI as from the command line.
-        promote.to_deployment("promote", parameters=given),
-        rollback.to_deployment("rollback", parameters=given),
-        limit=2,  # one ingest beside one training: more would wait for the same cores and locks
-        pause_on_shutdown=False,
-    )
+    every = {
+        "ingest": timedelta(seconds=schedules.ingest_seconds),
+        "incremental": timedelta(minutes=schedules.incremental_minutes),
+        "full-retrain": timedelta(days=schedules.full_retrain_days),
+        "trial": timedelta(minutes=schedules.trial_minutes),
+    }
+    # Promote and rollback have no schedule: people start them, from the Prefect UI as from the command line.
+    deployments = [
+        each.to_deployment(
+            each.name,
+            parameters={**given, "start": True} if each is trial else given,
+            schedules=[Interval(every[each.name])] if each.name in every else None,
+        )
+        for each in (ingest, incremental, full_retrain, trial, promote, rollback)
+    ]
+    # Two at a time, one ingest beside one training: more would wait for the same cores and locks.
+    serve(*cast("list[RunnerDeployment]", deployments), limit=2, pause_on_shutdown=False)
 
 
 if __name__ == "__main__":

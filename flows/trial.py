@@ -36,7 +36,8 @@ def trial(
     if chosen is None:
         candidate = ledger.candidate()
         if not start or candidate is None:
-            return {"verdict": None, "reasons": ["no open trial" if candidate is None else "no open trial; a candidate waits"]}
+            reason = "no open trial" if candidate is None else f"no open trial; v{candidate.version} waits for one"
+            return {"verdict": None, "reasons": [reason]}
         if any(record.challenger_digest == candidate.digest for record in ledger.trials()):
             return {"verdict": None, "reasons": [f"v{candidate.version} has had its trial; newer data must come first"]}
         begun = start_trial(place, settings, challenger=None, actor="schedule", now=at)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from relations.schemas import TIME
 
-Stated = Sequence[object] | pa.ChunkedArray
+Stated: TypeAlias = "Sequence[object] | pa.ChunkedArray"
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _EPOCH = re.compile(r"-?\d{1,18}(\.\d+)?")

@@ -38,7 +38,8 @@ def slice_figure(models: Mapping[str, Mapping[str, Any]], *, metric: str) -> Fig
         bars = axes.bar(at, values, width, label=model, color=colour, hatch=hatch, edgecolor="white")
         axes.bar_label(bars, fmt="%.3f", fontsize=6, padding=1)
     rows = next(iter(models.values()))
-    counts = [int(rows["overall"]["rows"] if n == "overall" else rows["by_slice"].get(n, {}).get("rows", 0)) for n in names]
+    parts = {"overall": rows["overall"], **rows["by_slice"]}
+    counts = [int(parts.get(name, {}).get("rows", 0)) for name in names]
     labels = [f"{name.replace('_', ' ')}\nn={count}" for name, count in zip(names, counts, strict=True)]
     axes.set_xticks(np.arange(len(names)), labels, fontsize=8)
     axes.legend(frameon=False)

@@ -175,7 +175,8 @@ def summary_markdown(released: Released) -> str:
         f"{evaluation['new_events']:,} new events · fit {released.fit_seconds:.1f} s · "
         f"parity: top-10 agreement {released.parity['top10_agreement']:.4f}, "
         f"largest difference {released.parity['max_abs_diff']:.1e}\n\n"
-        f"| model | slice | rows | NDCG@{evaluation['k']} | HR@{evaluation['k']} | MRR |\n|---|---|---|---|---|---|\n{rows}\n\n"
+        f"| model | slice | rows | NDCG@{evaluation['k']} | HR@{evaluation['k']} | MRR |\n"
+        f"|---|---|---|---|---|---|\n{rows}\n\n"
         f"MLflow run `{released.run_id}` · digest `{released.digest}`\n"
     )
 

@@ -86,14 +86,16 @@ def write_trial_report(
 def _effect_picture(looks: Sequence[Mapping[str, Any]]) -> str:
     """Lift with its interval over matured users, as SVG: zero is the line to stay above."""
     points = [(sum(look["matured"]), look["lift"], look["lift_interval"]) for look in looks]
-    points = [(n, lift, interval) for n, lift, interval in points if lift is not None and interval and None not in interval]
+    points = [
+        (n, lift, interval) for n, lift, interval in points if lift is not None and interval and None not in interval
+    ]
     if not points:
         return "<p class=soft>No look could estimate the effect yet.</p>"
     width, height, left, top = 720, 240, 56, 12
     most = max(max(abs(lift) * 2, 0.02) for _, lift, _ in points)
     high = min(max(*(interval[1] for _, _, interval in points), 0.02), most)
     low = max(min(*(interval[0] for _, _, interval in points), -0.02), -most)
-    last = max(n for n, _, _ in points)
+    last = float(max(n for n, _, _ in points))
 
     def x(n: float) -> float:
         return left + (width - left - 16) * n / last
@@ -116,7 +118,7 @@ def _effect_picture(looks: Sequence[Mapping[str, Any]]) -> str:
         f"<svg viewBox='0 0 {width} {height}' role=img aria-label='lift and interval over matured users'>{grid}"
         f"<line x1={left} x2={width} y1={y(0):.1f} y2={y(0):.1f} stroke='var(--ink)' stroke-dasharray='4 3' />"
         f"<text x=4 y={y(0) + 4:.1f}>0</text>{marks}"
-        f"<text x={width - 16} y={height - 8} text-anchor=end>{last:,} matured users</text></svg>"
+        f"<text x={width - 16} y={height - 8} text-anchor=end>{last:,.0f} matured users</text></svg>"
     )
 
 

@@ -56,7 +56,8 @@ def track_training(
     if job.sabotage is not None:
         tags["sabotage"] = job.sabotage
     metric = f"ndcg@{evaluation['k']}"
-    with registry.start_run(f"{name} {bundle.digest[:8]}", tags=tags, params=_parameters(settings), key=job.folder) as run:
+    title, params = f"{name} {bundle.digest[:8]}", _parameters(settings)
+    with registry.start_run(title, tags=tags, params=params, key=job.folder) as run:
         run.log_curve("train/loss", [(int(step), float(loss)) for step, loss in training["losses"]])
         run.log_metrics(_metrics(evaluation, training, parity))
         run.log_figure(loss_figure(training["losses"]), "figures/loss.png")

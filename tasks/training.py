@@ -109,7 +109,8 @@ def plan_training(
         "champion": champion.version if champion else None,
         "sabotage": asdict(sabotage) if sabotage else None,
         "settings": {
-            name: getattr(settings, name).model_dump(mode="json") for name in ("model", "train", "increment", "evaluation")
+            name: getattr(settings, name).model_dump(mode="json")
+            for name in ("model", "train", "increment", "evaluation")
         },
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -41,7 +41,9 @@ def start_trial(
     ledger = Ledger.of(home, settings)
     champion = ledger.champion()
     if champion is None:
-        raise GateRefused(f"{home.root}: no champion to compare with; the first one is `ratchet trial bootstrap VERSION`")
+        raise GateRefused(
+            f"{home.root}: no champion to meet; the first one is made by `ratchet trial bootstrap VERSION`"
+        )
     if challenger is None:
         candidate = ledger.candidate()
         if candidate is None:
@@ -123,7 +125,7 @@ def look_at_trial(home: Home, settings: Settings, *, trial_id: str, now: datetim
         raise GateRefused(f"{trial_id} is {record.state}; a trial that is over is not looked at again")
     config = TrialConfig.from_json(record.config)
     if config.digest() != record.config_hash:
-        raise GateRefused(f"{trial_id}: its configuration does not hash to {record.config_hash}; an edit voids the run")
+        raise GateRefused(f"{trial_id}: its configuration does not hash to {record.config_hash}: an edit voids it")
     before = [LookSums.from_json(each.evidence["sums"]) for each in record.evidence]
     versions = lake.versions()
     decision = decide(config, [*before, trial_sums(lake, config, waiting=waiting_files(home))])
@@ -141,7 +143,12 @@ def look_at_trial(home: Home, settings: Settings, *, trial_id: str, now: datetim
     write_json(home.trials / trial_id / f"look-{len(looks)}.json", evidence)
     report = home.reports / f"{trial_id}.html"
     write_trial_report(report, config=record.config, config_hash=record.config_hash, looks=looks)
-    return {**evidence, "state": str(record.state), "report": str(report), "evidence_sha256": record.evidence[-1].sha256}
+    return {
+        **evidence,
+        "state": str(record.state),
+        "report": str(report),
+        "evidence_sha256": record.evidence[-1].sha256,
+    }
 
 
 def trial_sums(lake: Lake, config: TrialConfig, *, waiting: int = 0) -> LookSums:
@@ -212,7 +219,7 @@ def _metric(settings: Settings, name: str) -> Metric:
     stated: MetricSettings | None = settings.trial.metrics.get(name)
     if stated is None:
         known = ", ".join(sorted(settings.trial.metrics))
-        raise UsageError(f"[trial] metric {name!r} is not declared; known: {known}; add a [trial.metrics.{name}] section")
+        raise UsageError(f"[trial] metric {name!r} is not declared; known: {known}; add [trial.metrics.{name}]")
     return Metric(name, stated.outcome, value=Value(stated.value), margin=stated.margin)
 
 

@@ -29,7 +29,10 @@ def bench(context: Context, *, name: str, data: Path | None, repetitions: int | 
     if data is not None:
         arguments["data"] = data
     rows = importlib.import_module(BENCHMARKS[name]).run(**arguments)
-    lines = [f"{'✓' if r['holds'] else '✗'} {r['name']}: {r['measured']:.4g} {r['unit']} (bar {r['bar']})" for r in rows]
+    lines = [
+        f"{'✓' if row['holds'] else '✗'} {row['name']}: {row['measured']:.4g} {row['unit']} (bar {row['bar']})"
+        for row in rows
+    ]
     answer = {"rows": rows, "machine": _machine(), "command": " ".join(["ratchet", *sys.argv[1:]]), "commit": _commit()}
     return Result(answer, tuple(lines), 0 if all(r["holds"] for r in rows) else 4)
 

@@ -9,13 +9,11 @@ from relations.errors import UsageError
 
 
 @command("demo", short_help="The whole loop in one run.")
-@click.option("--replay", type=click.Path(path_type=Path, exists=True), help="Replay a real log in place of the marketplace.")
+@click.option("--replay", type=click.Path(path_type=Path, exists=True), help="A real log in place of the marketplace.")
 @click.option("--format", "format_", type=click.Choice(["movielens"]), default="movielens", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--wait-for-approval", is_flag=True, help="Leave the approval to a person at another terminal.")
-def demo(
-    context: Context, *, replay: Path | None, format_: str, seed: int, wait_for_approval: bool
-) -> Result:
+def demo(context: Context, *, replay: Path | None, format_: str, seed: int, wait_for_approval: bool) -> Result:
     """The whole loop: ingest, validate, train, export, serve, trial, approval, swap, rollback.
 
     On a simulated marketplace that knows the true lift, or with --replay on a real log by its calendar. The home is
@@ -36,9 +34,10 @@ def demo(
     place = "" if context.root == Path(".ratchet") else f" --home {context.root}"
     lines = (
         "",
-        f"{events['delivered']:,} rows delivered = {events['accepted']:,} accepted + {events['quarantined']:,} quarantined "
-        f"+ {events['duplicate']:,} duplicate + {events['late']:,} late",
+        f"{events['delivered']:,} rows delivered = {events['accepted']:,} accepted + "
+        f"{events['quarantined']:,} quarantined + {events['duplicate']:,} duplicate + {events['late']:,} late",
         f"{data['requests']:,} requests answered, {data['failed_requests']} failed · {data['seconds']:.0f} s",
-        f"Next: ratchet up{place} · ratchet status{place} · ratchet quarantine explain{place} · ratchet ingest YOUR.csv --dry-run",
+        f"Next: ratchet up{place} · ratchet status{place} · ratchet quarantine explain{place} · "
+        "ratchet ingest YOUR.csv --dry-run",
     )
     return Result(data, lines)

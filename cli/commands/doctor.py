@@ -39,8 +39,6 @@ def doctor(context: Context) -> Result:
 
 
 def _python(context: Context) -> str:
-    if sys.version_info < (3, 11):
-        raise OSError(f"Python {sys.version.split()[0]}; install 3.11 or newer")
     return sys.version.split()[0]
 
 

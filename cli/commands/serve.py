@@ -31,9 +31,7 @@ def recommend(context: Context, *, user: str, k: int) -> Result:
     if address is None:
         raise DependencyFailed(f"{context.root}: no server runs in this home; start one with `ratchet serve`")
     body = json.dumps({"user_id": user, "k": k}).encode()
-    request = urllib.request.Request(  # noqa: S310
-        f"{address}/v1/recommend", data=body, headers={"Content-Type": "application/json"}
-    )
+    request = urllib.request.Request(f"{address}/v1/recommend", data=body, headers={"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
             answer = json.load(response)

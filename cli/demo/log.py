@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 from relations.errors import DataRejected
@@ -49,7 +50,7 @@ def cut_log(file: Path) -> tuple[Slice, list[Slice]]:
     while bounds[-1] <= last:
         bounds.append(bounds[-1] + WEEK_SECONDS)
     history = _slice(rows, 0, float("-inf"), cut)
-    weeks = [_slice(rows, n, a, b) for n, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True), start=1)]
+    weeks = [_slice(rows, n, a, b) for n, (a, b) in enumerate(pairwise(bounds), start=1)]
     return history, [week for week in weeks if week.lines]
 
 

@@ -17,7 +17,7 @@ from model.popularity import Popularity
 from model.sequences import Histories, split_by_time
 from relations.sequences import user_histories
 from simulation.client import RecommendClient
-from simulation.replay import replay
+from simulation.replay import Past, in_groups, remember, replay
 from stores.clock import set_clock
 from stores.lake import Lake
 from stores.ledger import Ledger
@@ -101,7 +101,9 @@ class _Replay:
         self.ledger = Ledger.of(self.stage.home, self.stage.settings)
         self.client = RecommendClient(self.stage.address)
         self.trial_id: str | None = None
-        self.past: dict[str, list[tuple[str, str, float]]] = {}
+        self.past: Past = {}
+        for group in in_groups(history.events):
+            remember(self.past, group)
         self._items()
         self._ingest(history)
         first = self._train(full_retrain, history)

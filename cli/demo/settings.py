@@ -7,8 +7,9 @@ MARKETPLACE = """\
 clock = "request"            # time comes with the requests, so that three weeks pass in minutes
 
 [train]
-epochs = 10
-checkpoint_every_steps = 100
+epochs = 20
+threads = 2
+checkpoint_every_steps = 200
 
 [increment]
 epochs = 4

@@ -56,7 +56,7 @@ class Stage:
 
     def wait_for_handover(self) -> None:
         """Until every exposure and feedback row lies in the landing folder."""
-        self.wait("handover of the logs", lambda state: not any(state["pending"].values()))
+        self.wait("handover of the logs", lambda state: state["pending_rows"] == 0)
 
 
 def fresh_home(root: Path, *, seed: int, settings: str, simulation: bool = True) -> Home:

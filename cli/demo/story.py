@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,9 @@ class _Story:
             for name in ("delivered", "accepted", "quarantined", "duplicate", "late")
         }
         self.narrator.done(
-            f"days {begin} … {begin + days - 1}: {total['delivered']:,} rows delivered → {total['accepted']:,} accepted · "
-            f"{total['quarantined']} quarantined · {total['duplicate']} duplicate · {total['late']} late"
+            f"days {begin} … {begin + days - 1}: {total['delivered']:,} rows delivered → "
+            f"{total['accepted']:,} accepted · {total['quarantined']} quarantined · "
+            f"{total['duplicate']} duplicate · {total['late']} late"
         )
 
     def _train(self, flow: Any, **stated: Any) -> dict[str, Any]:
@@ -115,8 +117,9 @@ class _Story:
         parity = released["parity"]
         self.account.parity.append({name: parity[name] for name in ("max_abs_diff", "top10_agreement")})
         self.narrator.done(
-            f"v{released['version']} ({released['mode']}) in {time.monotonic() - began:.0f} s, fit {released['fit_seconds']:.0f} s · "
-            f"{released['verdict']} · ONNX parity {parity['top10_agreement']:.3f}, {parity['max_abs_diff']:.0e}"
+            f"v{released['version']} ({released['mode']}) in {time.monotonic() - began:.0f} s, "
+            f"fit {released['fit_seconds']:.0f} s · {released['verdict']} · "
+            f"ONNX parity {parity['top10_agreement']:.3f}, {parity['max_abs_diff']:.0e}"
         )
         return released
 
@@ -152,7 +155,8 @@ class _Story:
         self.stage.wait_for_trial(trial_id)
         self.market.traffic.forget_contexts()
         self.narrator.step(
-            f"{trial_id}: v{config['challenger_version']} ({kind.replace('_', ' ')}) against v{config['champion_version']}"
+            f"{trial_id}: v{config['challenger_version']} ({kind.replace('_', ' ')}) "
+            f"against v{config['champion_version']}"
         )
         evidence: dict[str, Any] = {}
         for day in range(MOST_TRIAL_DAYS):
@@ -165,8 +169,9 @@ class _Story:
             self.narrator.detail(f"look {evidence['look']}: {played.requests:,} requests · {_result(evidence)}")
             if evidence["verdict"] not in ("CONTINUE", "HOLD"):
                 break
+        contexts = self.market.traffic.contexts(watermark=datetime.fromisoformat(evidence["sums"]["watermark"]))
         truth = self.market.true_lift(
-            self._fitted(config["champion_version"]), self._fitted(released["version"]), self.market.traffic.contexts
+            self._fitted(config["champion_version"]), self._fitted(released["version"]), contexts
         )
         self.account.trials.append(
             {
@@ -216,7 +221,7 @@ class _Story:
         champion = self.ledger.champion()
         assert champion is not None
         fitted = self._fitted(champion.version)
-        contexts = self.market.traffic.contexts[:500]
+        contexts = self.market.traffic.contexts()[:500]
         low, high = 0.0, 4.0
         with self.narrator.working("making a challenger slightly worse", total=7) as done:
             for turn in range(7):
@@ -246,7 +251,8 @@ class _Story:
         assert after is not None
         self.stage.wait_for_champion(after.digest)
         self.account.rolled_back = after.version != before.version
-        self.narrator.done(f"rolled back from v{before.version} to v{after.version} in {time.monotonic() - began:.1f} s")
+        seconds = time.monotonic() - began
+        self.narrator.done(f"rolled back from v{before.version} to v{after.version} in {seconds:.1f} s")
 
     def _end(self) -> None:
         from stores.lake import Lake

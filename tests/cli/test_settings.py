@@ -41,7 +41,7 @@ def test_a_wrong_key_or_value_names_file_key_and_remedy(tmp_path: Path, text: st
 
 
 def test_a_wrong_variable_is_named_as_such() -> None:
-    with pytest.raises(SettingsError, match="environment RATCHET_TRIAL__ALHPA: .*did you mean alpha"):
+    with pytest.raises(SettingsError, match=r"environment RATCHET_TRIAL__ALHPA: .*did you mean alpha"):
         load_settings(None, environment={"RATCHET_TRIAL__ALHPA": "0.1"})
 
 

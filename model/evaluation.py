@@ -1,4 +1,3 @@
-# ruff: noqa: N815 -- shape suffixes are part of the names
 """Offline evaluation: a full ranking of the catalogue, on rows that two models share.
 
 Shapes: R rows, B rows of a batch, L positions, V items of the recommender, I items and N events of the holdout.

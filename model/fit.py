@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 from model.digest import digest_tensors
 from model.growth import grow
@@ -154,7 +155,11 @@ def save_fitted(fitted: Fitted, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    fitted.ranker.save_pretrained(temporary)
+    transformers_logging.disable_progress_bar()  # one small file needs no bar
+    temporary.mkdir()
+    # what save_pretrained writes, without its progress bars
+    fitted.ranker.config.save_pretrained(temporary)
+    save_file(fitted.ranker.state_dict(), temporary / "model.safetensors", metadata={"format": "pt"})
     save_file(
         {name: tensor.contiguous() for name, tensor in fitted.optimizer_state.items()},
         temporary / "optimizer.safetensors",
@@ -169,11 +174,14 @@ def save_fitted(fitted: Fitted, folder: Path) -> None:
 
 def load_fitted(folder: Path) -> Fitted:
     """What `save_fitted` wrote, scoring identically. Raises DataRejected when a part is missing or broken."""
+    transformers_logging.disable_progress_bar()
     try:
         training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         with torch.device("meta"):
             ranker = Ranker(RankerConfig.from_json_file(folder / "config.json"))
-        ranker.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
+        # cloned, because a product over the file's own unaligned memory rounds differently
+        weights = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
+        ranker.load_state_dict(weights, assign=True)
         optimizer = load_file(folder / "optimizer.safetensors")
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataRejected(f"{folder}: not a model checkpoint ({error}); restore it or train again") from error

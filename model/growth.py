@@ -35,7 +35,7 @@ def grow(
     with torch.device("meta"):
         grown = Ranker(config)
     grown.load_state_dict(weights, assign=True)
-    grown.requires_grad_(requires_grad=True).eval()
+    grown.eval()
     return grown, {name: _grow_state(name, tensor, items - known) for name, tensor in optimizer_state.items()}
 
 

@@ -31,7 +31,8 @@ def seeded_threads(threads: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // 2))
     try:
-        with torch.random.fork_rng():
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=devices):
             yield
     finally:
         torch.set_num_threads(before)

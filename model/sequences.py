@@ -1,4 +1,4 @@
-# ruff: noqa: N802, N815 -- shape suffixes are part of the names
+# ruff: noqa: N802 -- shape suffixes are part of the names
 """Histories as flat arrays, and the split by time.
 
 Shapes: N events, U users, R rows of a holdout, I items, B behaviours (code 0 is padding).

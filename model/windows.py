@@ -1,4 +1,4 @@
-# ruff: noqa: N802, N815 -- shape suffixes are part of the names
+# ruff: noqa: N802 -- shape suffixes are part of the names
 """Which positions are trained, and how they are cut into windows and batches.
 
 Shapes: N events, W windows, U users, F first events, B rows of a batch, L positions.

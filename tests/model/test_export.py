@@ -1,0 +1,148 @@
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from model.export import Exported, export_release
+from model.fit import Fitted, load_fitted, save_fitted
+from model.graph import canonical
+from model.parity import measure_parity
+from model.ranker import Ranker, RankerConfig
+from model.sequences import Histories
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def exported(fitted: Fitted, cycle: Histories, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return export_release(fitted, tmp_path_factory.mktemp("release"), histories=cycle)
+
+
+def test_torch_and_onnx_agree(exported: Exported) -> None:
+    assert exported.parity.holds
+    assert exported.parity.max_abs_diff <= 1e-5
+    assert exported.parity.top10_agreement >= 0.99
+    assert [(case.batch, case.length) for case in exported.parity.cases] == [
+        (batch, length) for batch in (1, 2, 7, 32) for length in (1, 2, 7, 8)
+    ]
+
+
+def test_files_say_what_serving_needs(exported: Exported, fitted: Fitted) -> None:
+    assert {name: file.name for name, file in exported.files.items()} == {
+        name: name for name in ("model.onnx", "vocabulary.json", "features.json")
+    }
+    features = json.loads(exported.files["features.json"].read_text())
+    assert features["max_history"] == 8
+    assert features["padding"] == 0
+    assert features["behaviours"][:3] == ["<pad>", "view", "click"]
+    assert json.loads(exported.files["vocabulary.json"].read_text())["items"] == list(fitted.vocabulary.items)
+    assert exported.describe["items"] == 12
+    assert exported.describe["inputs"][0] == {"name": "items", "dtype": "int64", "shape": ["batch", "length"]}
+    json.dumps(exported.describe)
+
+
+def test_batch_and_length_are_dynamic(exported: Exported, fitted: Fitted) -> None:
+    session = onnxruntime.InferenceSession(exported.files["model.onnx"], providers=["CPUExecutionProvider"])
+    assert [(put.name, put.type, put.shape) for put in [*session.get_inputs(), *session.get_outputs()]] == [
+        ("items", "tensor(int64)", ["batch", "length"]),
+        ("behaviours", "tensor(int64)", ["batch", "length"]),
+        ("scores", "tensor(float)", ["batch", 12]),
+    ]
+    padded, bare = (
+        session.run(None, {"items": np.array([row]), "behaviours": np.array([row]).clip(max=1)})[0]
+        for row in ([0, 0, 0, 4, 5], [4, 5])
+    )
+    np.testing.assert_allclose(padded, bare, rtol=0, atol=1e-5)
+
+
+def test_no_trace_of_the_exporter_is_left(exported: Exported) -> None:
+    graph = onnx.load(exported.files["model.onnx"])
+    onnx.checker.check_model(graph)
+    text = exported.files["model.onnx"].read_bytes()
+    assert b"stack_trace" not in text
+    assert b".py" not in text
+    assert not graph.producer_version
+    assert not graph.graph.value_info
+    assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", 20)]
+    assert canonical(graph) == graph
+
+
+def test_names_that_the_exporter_chose_do_not_count(exported: Exported) -> None:
+    graph = onnx.load(exported.files["model.onnx"])
+    other = onnx.ModelProto()
+    other.CopyFrom(graph)
+    for node in other.graph.node:
+        node.doc_string = "/somewhere/else.py:7"
+        node.metadata_props.add(key="stack", value="/somewhere/else.py")
+        node.input[:] = [f"q{name}" if name[:1] in "vw" and name else name for name in node.input]
+        node.output[:] = [f"q{name}" if name[:1] == "v" else name for name in node.output]
+    for tensor in other.graph.initializer:
+        tensor.name = f"q{tensor.name}"
+    assert other != graph
+    assert canonical(other) == graph
+
+
+def test_the_same_model_gives_the_same_bytes_from_another_checkout(
+    exported: Exported, fitted: Fitted, tmp_path: Path
+) -> None:
+    root = Path(__file__).parents[2]
+    for room in ("model", "relations"):
+        shutil.copytree(root / room, tmp_path / "else where" / room, ignore=shutil.ignore_patterns("__pycache__"))
+    save_fitted(fitted, tmp_path / "fitted")
+    code = (
+        "import sys; from pathlib import Path; import model.export as e; from model.fit import load_fitted;"
+        "assert e.__file__.startswith(sys.argv[1]), e.__file__;"
+        "e.export_release(load_fitted(Path(sys.argv[2])), Path(sys.argv[3]))"
+    )
+    place = tmp_path / "else where"
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(place), str(tmp_path / "fitted"), str(tmp_path / "out")],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert {name: sha256(tmp_path / "out" / name) for name in exported.files} == {
+        name: sha256(file) for name, file in exported.files.items()
+    }
+
+
+def test_a_difference_is_measured_and_judged(exported: Exported, fitted: Fitted, tmp_path: Path) -> None:
+    save_fitted(fitted, tmp_path / "fitted")
+    other = load_fitted(tmp_path / "fitted")
+    with torch.no_grad():
+        other.ranker.item_bias[5] += 0.01
+    for limit, holds in ((1e-4, False), (0.011, True)):
+        found = measure_parity(other.ranker, exported.files["model.onnx"], sequences=[], max_abs=limit, top10=0.0)
+        assert found.holds is holds
+        assert found.max_abs_diff == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_vocabulary_of_another_size_is_no_parity(exported: Exported, fitted: Fitted) -> None:
+    other = Ranker(
+        RankerConfig.from_dict(fitted.ranker.config.to_dict() | {"items": 11})
+    ).eval()  # the graph answers 12
+    found = measure_parity(other, exported.files["model.onnx"], sequences=[], max_abs=1e9, top10=0.0)
+    assert not found.holds
+
+
+def test_large_weights_go_beside_the_graph(fitted: Fitted, exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx.data").write_bytes(b"left over")
+    found = export_release(fitted, tmp_path, single_file_bytes=1000)
+    assert set(found.files) == {*exported.files, "model.onnx.data"}
+    assert found.parity.holds
+    assert found.files["model.onnx"].stat().st_size < exported.files["model.onnx"].stat().st_size
+    weights = sum(tensor.numel() for tensor in fitted.ranker.parameters()) * 4
+    assert found.files["model.onnx.data"].stat().st_size < 1.2 * weights + 4096

@@ -1,0 +1,261 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.checkpoint import FILE
+from model.evaluation import RankerRecommender, evaluate
+from model.fit import Fitted, fit_full, fit_increment, load_fitted, save_fitted
+from model.options import Device, IncrementOptions, Loss, NetworkOptions, TrainOptions
+from model.popularity import Popularity
+from model.sequences import Histories, split_by_time
+from relations.errors import DataRejected, DependencyFailed, UsageError
+
+Make = Callable[..., Histories]
+ONE = IncrementOptions(epochs=1, learning_rate=1e-2)
+
+
+def best(fitted: Fitted, *items: str) -> str:
+    """The item that a user who viewed `items` gets first."""
+    row = torch.from_numpy(fitted.vocabulary.rows(items))[None]
+    with torch.inference_mode():
+        return fitted.vocabulary.items[int(fitted.ranker(row, torch.ones_like(row)).argmax())]
+
+
+def test_it_learns_what_follows(fitted: Fitted) -> None:
+    assert [best(fitted, f"i{n:02d}", f"i{n + 1:02d}") for n in range(10)] == [f"i{n + 2:02d}" for n in range(10)]
+    assert fitted.losses[0][1] == pytest.approx(np.log(12), rel=0.1)  # twelve items, nothing known yet
+    assert fitted.losses[-1][1] < 0.5 * fitted.losses[0][1]
+    assert [step for step, _ in fitted.losses] == list(range(1, fitted.steps + 1))
+
+
+def test_the_sampled_loss_learns_it_too(cycle: Histories, tiny: NetworkOptions, brief: TrainOptions) -> None:
+    found = fit_full(cycle, network=tiny, training=replace(brief, loss=Loss.SAMPLED, negatives=6, epochs=20))
+    assert [best(found, f"i{n:02d}", f"i{n + 1:02d}") for n in range(10)] == [f"i{n + 2:02d}" for n in range(10)]
+
+
+def test_users_without_history_get_the_first_items_of_others(histories_of: Make) -> None:
+    h = histories_of([(f"u{u}", item, "view", t) for u in range(30) for t, item in enumerate(["start", "b", "c", "b"])])
+    options = TrainOptions(epochs=15, batch_tokens=64, learning_rate=2e-2, threads=1, device=Device.CPU)
+    found = fit_full(h, network=NetworkOptions(width=8, blocks=1, max_history=4, dropout=0.0), training=options)
+    nothing = torch.zeros((1, 1), dtype=torch.int64)
+    with torch.inference_mode():
+        assert found.vocabulary.items[int(found.ranker(nothing, nothing).argmax())] == "start"
+
+
+def test_the_same_inputs_give_the_same_bits_and_leave_no_trace(
+    cycle: Histories, tiny: NetworkOptions, brief: TrainOptions
+) -> None:
+    state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    once = replace(brief, epochs=1)
+    first, second = (fit_full(cycle, network=tiny, training=once) for _ in range(2))
+    assert first.digest == second.digest
+    assert first.digest != fit_full(cycle, network=tiny, training=replace(once, seed=1)).digest
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+def test_saved_and_loaded_scores_identically(fitted: Fitted, tmp_path: Path) -> None:
+    save_fitted(fitted, tmp_path / "model")
+    save_fitted(fitted, tmp_path / "model")  # replaces it
+    again = load_fitted(tmp_path / "model")
+    items = torch.randint(1, 13, (5, 8), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(fitted.ranker(items, items.clamp(max=3)), again.ranker(items, items.clamp(max=3)))
+    assert again.digest == fitted.digest
+    assert (again.vocabulary, again.losses, again.steps) == (fitted.vocabulary, fitted.losses, fitted.steps)
+    assert again.optimizer_state.keys() == fitted.optimizer_state.keys()
+    assert all(torch.equal(again.optimizer_state[name], value) for name, value in fitted.optimizer_state.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_broken_checkpoint_folder_is_named(fitted: Fitted, tmp_path: Path) -> None:
+    save_fitted(fitted, tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(DataRejected, match="not a model checkpoint"):
+        load_fitted(tmp_path / "m")
+
+
+def test_increments_learn_what_is_new_and_keep_the_parent(
+    cycle: Histories, fitted: Fitted, histories_of: Make, brief: TrainOptions
+) -> None:
+    """From now on the walk goes i03 → new → i04; the users are known ones, and one is new."""
+    later = int(cycle.time_N.max() // 1_000_000)
+    walk = ["i02", "i03", "new", "i04", "i05", "i03", "new", "i04"]
+    new = histories_of([(f"u{u:02d}", i, "view", later + 9 * t) for u in range(30, 41) for t, i in enumerate(walk)])
+    digest, told = fitted.digest, []
+    options = IncrementOptions(epochs=20, learning_rate=1e-2, replay_share=0.5)
+    grown = fit_increment(
+        fitted, new=new, past=cycle, training=brief, increment=options, on_step=lambda *step: told.append(step)
+    )
+    assert fitted.digest == digest
+    assert grown.vocabulary.items == (*fitted.vocabulary.items, "new")
+    assert grown.vocabulary.version == 2
+    assert best(grown, "i02", "i03") == "new"
+    assert best(grown, "i03", "new") == "i04"
+    assert best(grown, "i08", "i09") == "i10"  # replay keeps what did not change
+    assert [step for step, _, _ in told] == list(range(1, grown.steps + 1))
+    assert told[-1][:2] == (grown.steps, grown.steps)
+    step = grown.optimizer_state["item_bias/step"]
+    assert step == fitted.optimizer_state["item_bias/step"] + grown.steps  # the optimiser went on
+
+
+def test_replay_share_sets_the_amount_of_past(
+    cycle: Histories, fitted: Fitted, histories_of: Make, brief: TrainOptions
+) -> None:
+    later = int(cycle.time_N.max() // 1_000_000)
+    new = histories_of([("u00", f"i{n % 12:02d}", "view", later + n) for n in range(1, 31)])
+
+    def tokens(share: float) -> int:
+        options = replace(ONE, replay_share=share)
+        return fit_increment(fitted, new=new, past=cycle, training=brief, increment=options).tokens
+
+    alone, half, more = tokens(0.0), tokens(0.5), tokens(0.75)
+    # 30 new targets, then 30 and 90 past ones, rounded up to whole windows of at most 8 and padded to their longest
+    assert 30 <= half - alone < 60
+    assert 90 <= more - alone < 160
+
+
+def test_increments_refuse_nothing_to_learn(
+    cycle: Histories, fitted: Fitted, histories_of: Make, brief: TrainOptions
+) -> None:
+    disliked = histories_of([("u00", "i01", "dislike", 10**6)])
+    with pytest.raises(DataRejected, match="hold no target"):
+        fit_increment(fitted, new=disliked, past=cycle, training=brief, increment=ONE)
+    with pytest.raises(DataRejected, match="1 new events, fewer than min_new_events = 2"):
+        fit_increment(fitted, new=disliked, past=cycle, training=brief, increment=replace(ONE, min_new_events=2))
+    with pytest.raises(DataRejected, match="nothing to learn from"):
+        fit_full(disliked, network=NetworkOptions(), training=brief)
+
+
+def test_a_diverging_training_stops(cycle: Histories, tiny: NetworkOptions, brief: TrainOptions) -> None:
+    with pytest.raises(UsageError, match="lower learning_rate"):
+        fit_full(cycle, network=tiny, training=replace(brief, learning_rate=1e38))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
+def test_cuda_without_cuda_is_refused(cycle: Histories, tiny: NetworkOptions, brief: TrainOptions) -> None:
+    with pytest.raises(DependencyFailed, match='device = "cuda"'):
+        fit_full(cycle, network=tiny, training=replace(brief, device=Device.CUDA))
+
+
+def test_the_width_must_divide_by_the_heads() -> None:
+    with pytest.raises(UsageError, match="width = 10 is not a multiple of heads = 4"):
+        NetworkOptions(width=10, heads=4)
+
+
+def test_a_finished_run_is_not_trained_again(
+    cycle: Histories, tiny: NetworkOptions, brief: TrainOptions, tmp_path: Path
+) -> None:
+    once = replace(brief, epochs=1)
+    first = fit_full(cycle, network=tiny, training=once, run=tmp_path)
+    told: list[int] = []
+    again = fit_full(cycle, network=tiny, training=once, run=tmp_path, on_step=lambda step, *_: told.append(step))
+    assert told == []
+    assert (again.digest, again.losses, again.tokens) == (first.digest, first.losses, first.tokens)
+
+
+def test_checkpoints_of_others_and_broken_ones_are_ignored(
+    cycle: Histories, tiny: NetworkOptions, brief: TrainOptions, tmp_path: Path
+) -> None:
+    once = replace(brief, epochs=1)
+    clean = fit_full(cycle, network=tiny, training=once)
+    fit_full(cycle, network=tiny, training=replace(once, seed=5), run=tmp_path)
+    assert fit_full(cycle, network=tiny, training=once, run=tmp_path).digest == clean.digest
+    (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:100])
+    assert fit_full(cycle, network=tiny, training=once, run=tmp_path).digest == clean.digest
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+# A process imports everything once, and forks a child for each attempt; it starts no thread before it forks.
+KILLS = """
+import json, os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+from model.fit import fit_full, fit_increment
+from model.options import Device, IncrementOptions, NetworkOptions, TrainOptions
+from model.sequences import Histories
+
+folder = Path(sys.argv[1])
+rng = np.random.default_rng(1)
+item_N = rng.integers(0, 30, size=600)
+h = Histories(np.array([f"u{n:02d}" for n in range(30)], dtype=object), np.array([f"i{n:02d}" for n in range(30)],
+              dtype=object), item_N, np.ones(600, dtype=np.int64), np.tile(np.arange(20), 30), np.arange(0, 601, 20))
+network = NetworkOptions(width=16, max_history=8, dropout=0.3)
+training = TrainOptions(epochs=3, batch_tokens=100, threads=1, device=Device.CPU, checkpoint_every_steps=4)
+increment = IncrementOptions(epochs=3)
+
+def attempt(name, kill_at, increments):
+    child = os.fork()
+    if child == 0:
+        total = 0
+        def on_step(step, *_):
+            nonlocal total
+            total += 1
+            if step == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        run = folder / name if name else None
+        if increments:
+            parent = fit_full(h.before(15), network=network, training=replace(training, epochs=1))
+            found = fit_increment(parent, new=h.since(15), past=h.before(15), training=training, increment=increment,
+                                  run=run, on_step=on_step)
+        else:
+            found = fit_full(h, network=network, training=training, run=run, on_step=on_step)
+        state = {key: value.double().sum().item() for key, value in found.optimizer_state.items()}
+        (folder / "answer.json").write_text(json.dumps([found.digest, found.losses, state, total]))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return ["killed", os.WTERMSIG(status)]
+    return json.loads((folder / "answer.json").read_text())
+
+answers = {}
+for increments in (False, True):
+    for name, kill_at in [("", 0), ("run", 6), ("run", 11), ("run", 0)]:
+        answers[f"{increments} {name} {kill_at}"] = attempt(name and f"{name}{increments}", kill_at, increments)
+print(json.dumps(answers))
+"""
+
+
+def test_killed_twice_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    found = subprocess.run(
+        [sys.executable, "-c", KILLS, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    answers = json.loads(found.stdout)
+    for increments in (False, True):
+        clean, resumed = answers[f"{increments}  0"], answers[f"{increments} run 0"]
+        assert answers[f"{increments} run 6"] == answers[f"{increments} run 11"] == ["killed", 9]
+        assert resumed[:3] == clean[:3]  # digest, loss trace, optimiser
+        assert resumed[3] == clean[3] - 8  # the second kill, in step 11, left the checkpoint of step 8
+
+
+@pytest.mark.realdata
+def test_movielens_beats_popularity_clearly(realdata: Path) -> None:
+    raw = np.loadtxt(realdata / "ml-100k" / "u.data", dtype=np.int64)
+    raw = raw[np.argsort(raw[:, 3], kind="stable")][:40_000]
+    users, user_N = np.unique(raw[:, 0], return_inverse=True)
+    items, item_N = np.unique(raw[:, 1], return_inverse=True)
+    order = np.lexsort([raw[:, 3], user_N])
+    h = Histories(
+        np.array([str(u) for u in users], dtype=object),
+        np.array([str(i) for i in items], dtype=object),
+        item_N[order],
+        np.full(len(raw), 6),
+        raw[order, 3] * 1_000_000,
+        np.concatenate([[0], np.cumsum(np.bincount(user_N))]),
+    )
+    split = split_by_time(h, holdout_share=0.1)
+    network = NetworkOptions(width=32)
+    found = fit_full(split.train, network=network, training=TrainOptions(epochs=3, batch_tokens=1000, threads=1))
+    ours = evaluate(RankerRecommender(found), split.holdout).overall["ndcg@10"]
+    theirs = evaluate(Popularity.of(split.train), split.holdout).overall["ndcg@10"]
+    assert ours > 1.5 * theirs

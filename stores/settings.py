@@ -69,7 +69,7 @@ class ModelSettings(Section):
 
 class TrainSettings(Section):
     epochs: Count = 12
-    batch_tokens: Count = 6_400
+    batch_tokens: Count = 3_200
     """Positions in one step, padding included."""
     learning_rate: Positive = 2e-3
     weight_decay: float = 0.0

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 import click
@@ -90,6 +92,7 @@ def command(name: str, **attributes: Any) -> Callable[[Callable[..., Result]], c
         @functools.wraps(function)
         def run(*, root: Path, config: Path | None, as_json: bool, **arguments: Any) -> None:
             context = Context(root, config, as_json)
+            signal.signal(signal.SIGTERM, _interrupt)  # so that what was started is stopped
             with _answering(as_json) as answer:
                 try:
                     result = function(context, **arguments)
@@ -114,6 +117,10 @@ def command(name: str, **attributes: Any) -> Callable[[Callable[..., Result]], c
         return made
 
     return decorate
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 @contextmanager

@@ -93,8 +93,8 @@ def _effect_picture(looks: Sequence[Mapping[str, Any]]) -> str:
         return "<p class=soft>No look could estimate the effect yet.</p>"
     width, height, left, top = 720, 240, 56, 12
     most = max(max(abs(lift) * 2, 0.02) for _, lift, _ in points)
-    high = min(max(*(interval[1] for _, _, interval in points), 0.02), most)
-    low = max(min(*(interval[0] for _, _, interval in points), -0.02), -most)
+    high = float(min(max(*(interval[1] for _, _, interval in points), 0.02), most))
+    low = float(max(min(*(interval[0] for _, _, interval in points), -0.02), -most))
     last = float(max(n for n, _, _ in points))
 
     def x(n: float) -> float:

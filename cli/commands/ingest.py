@@ -1,5 +1,7 @@
 """`ratchet ingest`."""
 
+from functools import partial
+
 import click
 
 from cli.console import Context, Result, command
@@ -27,19 +29,10 @@ def ingest(
     """
     home, settings = context.home, context.settings
     if dry_run:
-        from dataclasses import asdict
-
         from tasks.ingesting import ingest_file
 
-        found = [
-            asdict(
-                ingest_file(
-                    uri, home=home, settings=settings, kind=kind, source=source, format=format_,
-                    now=context.now, dry_run=True,
-                )
-            )
-            for uri in sources
-        ]  # fmt: skip
+        rehearse = partial(ingest_file, home=home, settings=settings, kind=kind, source=source, format=format_)
+        found = [rehearse(uri, now=context.now, dry_run=True).as_json() for uri in sources]
     else:
         use_prefect(home)
         from flows.ingest import ingest as flow

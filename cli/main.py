@@ -52,7 +52,7 @@ def main() -> None:
     Exit codes: 0 done · 1 our bug · 2 usage or settings · 3 data rejected ·
     4 the gate said no · 5 awaiting approval · 6 a dependency failed
     """
-    # Read once, when torch is first loaded. Compute threads that spin while they wait stall each other on a shared core.
+    # Read once, when torch is loaded: threads that spin while they wait stall each other on a shared core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

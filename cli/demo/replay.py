@@ -21,8 +21,6 @@ from simulation.replay import Past, in_groups, remember, replay
 from stores.clock import set_clock
 from stores.lake import Lake
 from stores.ledger import Ledger
-from tasks.deciding import bootstrap_champion
-from tasks.training import load_version, options_of
 
 ARMS = ("stale", "incremental", "full", "popularity")
 
@@ -96,6 +94,7 @@ class _Replay:
     def run(self, history: Slice, weeks: list[Slice]) -> LogAccount:
         from flows.full_retrain import full_retrain
         from flows.incremental import incremental
+        from tasks.deciding import bootstrap_champion
 
         self.where: dict[str, Any] = {"home": str(self.stage.home.root)}
         self.ledger = Ledger.of(self.stage.home, self.stage.settings)
@@ -170,6 +169,8 @@ class _Replay:
 
     def _test(self, week: Slice, *, stale: Fitted, newest: Fitted) -> None:
         """All four on the same rows of a week that none of them has seen."""
+        from tasks.training import options_of
+
         lake, settings = Lake(self.stage.home.lake), self.stage.settings
         rated = lake.relation("events")
         rated = rated.filter(rated.behaviour == "rating")
@@ -263,4 +264,6 @@ class _Replay:
             self.account.champion = {"version": champion.version, "digest": champion.digest, "epoch": champion.epoch}
 
     def _fitted(self, version: int) -> Fitted:
+        from tasks.training import load_version
+
         return load_version(self.stage.home, self.stage.settings, version)

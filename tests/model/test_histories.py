@@ -65,6 +65,14 @@ def test_merge_puts_late_arrivals_where_they_belong(histories_of: Make) -> None:
     assert new_N.tolist() == [True, False, True, False, True, False]
 
 
+def test_nothing_is_neutral_in_a_merge(histories_of: Make) -> None:
+    h = histories_of([("u", "a", "view", 1), ("v", "b", "cart", 2)])
+    for first, second, late in ((h.before(0), h, True), (h, h.before(0), False)):
+        whole, new_N = merge(first, second)
+        assert whole.sequences() == h.sequences()
+        assert new_N.tolist() == [late] * 2
+
+
 def test_share_keeps_one_instant_together(histories_of: Make) -> None:
     h = histories_of([("u", "a", "view", t) for t in (1, 2, 3, 4, 4, 4)])
     split = split_by_time(h, holdout_share=1 / 6)  # one of six events; two more share its instant

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from model.fit import Fitted, fit_full, fit_increment, load_fitted, save_fitted
 from model.options import Device, IncrementOptions, Loss, NetworkOptions, TrainOptions
 from model.popularity import Popularity
 from model.sequences import Histories, split_by_time
+from model.windows import Epoch
 from relations.errors import DataRejected, DependencyFailed, UsageError
 
 Make = Callable[..., Histories]
@@ -126,6 +128,21 @@ def test_replay_share_sets_the_amount_of_past(
     # 30 new targets, then 30 and 90 past ones, rounded up to whole windows of at most 8 and padded to their longest
     assert 30 <= half - alone < 60
     assert 90 <= more - alone < 160
+
+
+def test_first_events_of_the_past_are_not_trained_again(
+    cycle: Histories, fitted: Fitted, histories_of: Make, brief: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later, seen, build = int(cycle.time_N.max() // 1_000_000), [], Epoch.of
+
+    def spy(*corpus: Any, first_F: np.ndarray, **rest: Any) -> Epoch:
+        seen.append(first_F.tolist())
+        return build(*corpus, first_F=first_F, **rest)
+
+    monkeypatch.setattr(Epoch, "of", spy)
+    new = histories_of([("u00", "i05", "view", later + 1), ("somebody", "i07", "view", later + 1)])
+    fit_increment(fitted, new=new, past=cycle, training=brief, increment=ONE)
+    assert seen == [[8]]  # the row of i07; u00 and 39 others began in the past
 
 
 def test_increments_refuse_nothing_to_learn(

@@ -174,12 +174,10 @@ def evaluate_model(home: Home, settings: Settings, job: TrainingJob) -> Path:
     holdout = material.holdout.sample_users(settings.evaluation.max_users, seed=settings.train.seed)
     fitted = load_fitted(job.path(home) / "fitted")
     evaluations: dict[str, Evaluation] = {}
-    recommenders: dict[str, Recommender] = {
-        "challenger": RankerRecommender(fitted),
-        "popularity": Popularity.of(material.train),
-    }
+    recommenders: dict[str, Recommender] = {"challenger": RankerRecommender(fitted)}
     if job.champion is not None:
         recommenders["champion"] = RankerRecommender(load_version(home, settings, job.champion))
+    recommenders["popularity"] = Popularity.of(material.train)
     for number, (name, recommender) in enumerate(recommenders.items(), start=1):
         report("evaluation", number, len(recommenders))
         evaluations[name] = evaluate(
@@ -236,13 +234,15 @@ def _histories(events: Any) -> Histories:
 def _unseen_count(lake: Lake, record: VersionRecord, events_version: int) -> int:
     then = lake.relation("events", version=record.events_version)
     now = lake.relation("events", version=events_version)
-    return int(unseen(now, then, cutoff_us=record.cutoff_us).count().execute())
+    return int(unseen(now, then, cutoff_us=record.cutoff_us).count().to_pyarrow().as_py())
 
 
 def _held_out_count(lake: Lake, record: VersionRecord) -> int:
     """Rows of the parent's own version that it was tested on: not news by themselves."""
     then = lake.relation("events", version=record.events_version)
-    return int(then.count().execute()) - int(trained_on(then, cutoff_us=record.cutoff_us).count().execute())
+    return int(then.count().to_pyarrow().as_py()) - int(
+        trained_on(then, cutoff_us=record.cutoff_us).count().to_pyarrow().as_py()
+    )
 
 
 def _evaluation_report(settings: Settings, material: Material, evaluations: dict[str, Evaluation]) -> dict[str, Any]:

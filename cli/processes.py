@@ -55,6 +55,7 @@ class Server:
                 self.process.wait(STOP_SECONDS)
         self._signal(signal.SIGKILL)  # what is left of the group
         self.process.wait()
+        self.log.with_suffix(".json").unlink(missing_ok=True)
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):

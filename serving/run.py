@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from relations.errors import DependencyFailed, RatchetError, UsageError
 from serving.app import create_app
 from stores.home import Home
-from stores.settings import Settings, load_settings
+from stores.settings import Settings, find_settings, load_settings
 
 _LOG = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stated = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        run(Home.open(stated.home), load_settings(stated.config), host=stated.host, port=stated.port)
+        run(Home.open(stated.home), load_settings(find_settings(stated.home, stated.config)), host=stated.host, port=stated.port)
     except RatchetError as error:
         sys.stderr.write(f"ratchet: {error}\n")
         return error.exit_code

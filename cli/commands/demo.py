@@ -29,15 +29,10 @@ def demo(context: Context, *, replay: Path | None, format_: str, seed: int, wait
     from cli.demo.story import play
 
     account = play(context.root, seed=seed, wait_for_approval=wait_for_approval, quiet=context.as_json)
-    data = account.as_json()
-    events = data["events"]
     place = "" if context.root == Path(".ratchet") else f" --home {context.root}"
     lines = (
-        "",
-        f"{events['delivered']:,} rows delivered = {events['accepted']:,} accepted + "
-        f"{events['quarantined']:,} quarantined + {events['duplicate']:,} duplicate + {events['late']:,} late",
-        f"{data['requests']:,} requests answered, {data['failed_requests']} failed · {data['seconds']:.0f} s",
+        *account.lines(),
         f"Next: ratchet up{place} · ratchet status{place} · ratchet quarantine explain{place} · "
         "ratchet ingest YOUR.csv --dry-run",
     )
-    return Result(data, lines)
+    return Result(account.as_json(), lines)

@@ -2,10 +2,11 @@
 
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.demo.account import Account
 from cli.demo.log import Slice, cut_log
 from cli.demo.narrator import Narrator
 from cli.demo.settings import REPLAY
@@ -22,64 +23,14 @@ from stores.clock import set_clock
 from stores.lake import Lake
 from stores.ledger import Ledger
 
-ARMS = ("stale", "incremental", "full", "popularity")
 
-
-@dataclass
-class LogAccount:
-    """What `ratchet demo --replay --json` answers."""
-
-    seed: int
-    weeks: list[dict[str, Any]] = field(default_factory=list)
-    trials: list[dict[str, Any]] = field(default_factory=list)
-    parity: list[dict[str, float]] = field(default_factory=list)
-    events: dict[str, int] = field(default_factory=dict)
-    champion: dict[str, Any] | None = None
-    requests: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "events": self.events,
-            "weeks": self.weeks,
-            "trials": self.trials,
-            "champion": self.champion,
-            "parity": {
-                "max_abs_diff": max(each["max_abs_diff"] for each in self.parity),
-                "top10_agreement": min(each["top10_agreement"] for each in self.parity),
-            },
-            "rolled_back": False,
-            "requests": self.requests,
-            "failed_requests": self.failed,
-            "seed": self.seed,
-            "seconds": round(self.seconds, 1),
-        }
-
-    def lines(self) -> tuple[str, ...]:
-        """The table of NDCG@10 by week, the row-weighted mean, and the rows' account."""
-        found = ["", "NDCG@10 on the week that comes next", "week      n" + "".join(f"{arm:>13}" for arm in ARMS)]
-        found += [f"{w['week']:4} {w['n']:6}" + "".join(f"{w[arm]:13.4f}" for arm in ARMS) for w in self.weeks]
-        rows = sum(week["n"] for week in self.weeks)
-        if rows:
-            means = [sum(week[arm] * week["n"] for week in self.weeks) / rows for arm in ARMS]
-            found.append(f" all {rows:6}" + "".join(f"{mean:13.4f}" for mean in means))
-        e = self.events
-        found.append(
-            f"{e['delivered']:,} rows delivered = {e['accepted']:,} accepted + {e['quarantined']:,} quarantined + "
-            f"{e['duplicate']:,} duplicate + {e['late']:,} late · {self.requests:,} requests, {self.failed} failed · "
-            f"{self.seconds:.0f} s"
-        )
-        return tuple(found)
-
-
-def play_log(root: Path, *, file: Path, seed: int, quiet: bool) -> LogAccount:
+def play_log(root: Path, *, file: Path, seed: int, quiet: bool) -> Account:
     """Replay `file` in a fresh simulation home at `root`."""
     narrator = Narrator(quiet=quiet)
     history, weeks = cut_log(file)
     home = fresh_home(root, seed=seed, settings=REPLAY)
     with raised(home, narrator) as stage:
-        account = _Replay(stage, narrator, LogAccount(seed), file).run(history, weeks)
+        account = _Replay(stage, narrator, Account(seed), file).run(history, weeks)
     account.seconds = narrator.seconds
     return account
 
@@ -88,10 +39,10 @@ def play_log(root: Path, *, file: Path, seed: int, quiet: bool) -> LogAccount:
 class _Replay:
     stage: Stage
     narrator: Narrator
-    account: LogAccount
+    account: Account
     file: Path
 
-    def run(self, history: Slice, weeks: list[Slice]) -> LogAccount:
+    def run(self, history: Slice, weeks: list[Slice]) -> Account:
         from flows.full_retrain import full_retrain
         from flows.incremental import incremental
         from tasks.deciding import bootstrap_champion
@@ -161,7 +112,7 @@ class _Replay:
         if released["version"] is None:
             self.narrator.detail(released["reason"])
             return released
-        self.account.parity.append({name: released["parity"][name] for name in ("max_abs_diff", "top10_agreement")})
+        self.account.add_parity(released)
         self.narrator.detail(
             f"v{released['version']} ({released['mode']}) in {time.monotonic() - began:.0f} s · {released['verdict']}"
         )
@@ -232,7 +183,7 @@ class _Replay:
         self.narrator.detail(f"{self.trial_id}, look {evidence['look']}: {verdict} · {evidence['reasons'][0]}")
         if verdict in ("CONTINUE", "HOLD"):
             return
-        self.account.trials.append(self._told(evidence))
+        self.account.add_trial(evidence, kind="good", true_lift=None)
         if verdict == "PROMOTE":
             decided = promote(
                 **self.where, trial=self.trial_id, actor=APPROVER, reason="the gate passed it", now=week.until
@@ -241,27 +192,13 @@ class _Replay:
         self.narrator.done(f"{self.trial_id}: {verdict}")
         self.trial_id = None
 
-    def _told(self, evidence: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "id": evidence["trial_id"],
-            "kind": "good",
-            "decision": evidence["verdict"],
-            "lift": evidence["lift"],
-            "interval": evidence["lift_interval"],
-            "true_lift": None,
-            "matured_users": sum(evidence["matured"]),
-            "looks": evidence["look"],
-        }
-
     def _end(self) -> None:
         self.client.close()
         if self.trial_id is not None:  # the log ended before the trial did
-            self.account.trials.append(self._told(dict(self.ledger.trial(self.trial_id).evidence[-1].evidence)))
+            newest = self.ledger.trial(self.trial_id).evidence[-1].evidence
+            self.account.add_trial(dict(newest), kind="good", true_lift=None)
             self.narrator.warn(f"{self.trial_id} is still open: the log ends here")
-        champion = self.ledger.champion()
-        self.account.events = Lake(self.stage.home.lake).totals()
-        if champion is not None:
-            self.account.champion = {"version": champion.version, "digest": champion.digest, "epoch": champion.epoch}
+        self.account.close(self.stage.home, self.ledger)
 
     def _fitted(self, version: int) -> Fitted:
         from tasks.training import load_version

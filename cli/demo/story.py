@@ -1,11 +1,12 @@
 """The demo's story: a marketplace drifts, a challenger learns, the gate decides, a person approves."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cli.demo.account import Account
 from cli.demo.market import Market
 from cli.demo.narrator import Narrator
 from cli.demo.settings import MARKETPLACE
@@ -18,37 +19,6 @@ SUBMITTER = "demo-pipeline"
 FIRST_DAYS, DRIFT_DAYS, MOST_TRIAL_DAYS = 7, 7, 8
 BAD_LIFT = -0.055
 """True lift that the slightly worse challenger is tuned to: the middle of −3 … −8 %."""
-
-
-@dataclass
-class Account:
-    """What `ratchet demo --json` answers."""
-
-    seed: int
-    trials: list[dict[str, Any]] = field(default_factory=list)
-    parity: list[dict[str, float]] = field(default_factory=list)
-    events: dict[str, int] = field(default_factory=dict)
-    champion: dict[str, Any] | None = None
-    rolled_back: bool = False
-    requests: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "events": self.events,
-            "trials": self.trials,
-            "champion": self.champion,
-            "parity": {
-                "max_abs_diff": max(each["max_abs_diff"] for each in self.parity),
-                "top10_agreement": min(each["top10_agreement"] for each in self.parity),
-            },
-            "rolled_back": self.rolled_back,
-            "requests": self.requests,
-            "failed_requests": self.failed,
-            "seed": self.seed,
-            "seconds": round(self.seconds, 1),
-        }
 
 
 def play(root: Path, *, seed: int, wait_for_approval: bool, quiet: bool) -> Account:
@@ -115,7 +85,7 @@ class _Story:
         with self.narrator.working(flow.name):
             released: dict[str, Any] = flow(**self.where, **stated, submitter=SUBMITTER, now=self.market.now())
         parity = released["parity"]
-        self.account.parity.append({name: parity[name] for name in ("max_abs_diff", "top10_agreement")})
+        self.account.add_parity(released)
         self.narrator.done(
             f"v{released['version']} ({released['mode']}) in {time.monotonic() - began:.0f} s, "
             f"fit {released['fit_seconds']:.0f} s · {released['verdict']} · "
@@ -173,18 +143,7 @@ class _Story:
         truth = self.market.true_lift(
             self._fitted(config["champion_version"]), self._fitted(released["version"]), contexts
         )
-        self.account.trials.append(
-            {
-                "id": trial_id,
-                "kind": kind,
-                "decision": evidence["verdict"],
-                "lift": evidence["lift"],
-                "interval": evidence["lift_interval"],
-                "true_lift": truth.lift,
-                "matured_users": sum(evidence["matured"]),
-                "looks": evidence["look"],
-            }
-        )
+        self.account.add_trial(evidence, kind=kind, true_lift=truth.lift)
         self.narrator.done(f"{trial_id}: {evidence['verdict']} · {evidence['reasons'][0]}")
         self.narrator.detail(f"true lift (the simulation knows): {truth.lift:+.1%}   evidence: {evidence['report']}")
 
@@ -255,17 +214,8 @@ class _Story:
         self.narrator.done(f"rolled back from v{before.version} to v{after.version} in {seconds:.1f} s")
 
     def _end(self) -> None:
-        from stores.lake import Lake
-
         self.client.close()
-        champion = self.ledger.champion()
-        self.account.events = Lake(self.stage.home.lake).totals()
-        if champion is not None:
-            self.account.champion = {
-                "version": champion.version,
-                "digest": champion.digest,
-                "epoch": champion.epoch,
-            }
+        self.account.close(self.stage.home, self.ledger)
 
     def _fitted(self, version: int) -> Any:
         from tasks.training import load_version

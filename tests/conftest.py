@@ -1,6 +1,7 @@
 """What every room's tests may ask for: an empty home, settings, a Prefect API, the real data sets."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,13 @@ def pytest_configure(config: pytest.Config) -> None:
     # Prefect's client leaves its sockets to the garbage collector, in whichever test that happens to run.
     for leak in ("unclosed.*<socket", "unclosed transport"):
         config.addinivalue_line("filterwarnings", f"ignore:{leak}:ResourceWarning")
+
+
+def pytest_sessionfinish() -> None:
+    # Ibis's default connection would still be open when the interpreter is torn down, which DuckDB reports as leaks.
+    ibis = sys.modules.get("ibis")
+    if ibis is not None and ibis.options.default_backend is not None:
+        ibis.options.default_backend.disconnect()
 
 
 @pytest.fixture

@@ -97,7 +97,15 @@ def raised(home: Home, narrator: Narrator) -> Iterator[Stage]:
         yield Stage(home, settings, str(serving.address))
     finally:
         serving.stop()
+        _hand_in_logs()
         prefect.stop()
+
+
+def _hand_in_logs() -> None:
+    """The flows' last log lines, while Prefect's server still takes them."""
+    from prefect.logging.handlers import APILogHandler
+
+    APILogHandler().flush()
 
 
 def _import_everything() -> None:

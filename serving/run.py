@@ -122,7 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stated = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        run(Home.open(stated.home), load_settings(find_settings(stated.home, stated.config)), host=stated.host, port=stated.port)
+        run(
+            Home.open(stated.home),
+            load_settings(find_settings(stated.home, stated.config)),
+            host=stated.host,
+            port=stated.port,
+        )
     except RatchetError as error:
         sys.stderr.write(f"ratchet: {error}\n")
         return error.exit_code

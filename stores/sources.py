@@ -86,13 +86,14 @@ def bind(batch: Batch, *, kind: str, source: str, settings: SourceSettings, pseu
     """Find each column of `kind` in the batch, by its own name or by `[sources.NAME] columns`."""
     columns: dict[str, str] = {}
     missing: list[Missing] = []
-    for field in fields(kind):
-        outside = "user_id" if field.name == "user" and not pseudonymous else field.name
+    names = {"user_id" if field.name == "user" and not pseudonymous else field.name: field for field in fields(kind)}
+    free = tuple(name for name in batch.names if name not in names)  # a column in its own place is no near name
+    for outside, field in names.items():
         stated = settings.columns.get(outside) or settings.columns.get(field.name) or outside
         if stated in batch.names:
             columns[field.name] = stated
         elif not field.nullable and field.name not in DERIVED.get(kind, ()):
-            missing.append(_missing(outside, stated, batch.names, source))
+            missing.append(_missing(outside, stated, free, source))
     extra = tuple(name for name in batch.names if name not in columns.values())
     return Binding(columns, tuple(missing), extra)
 

@@ -52,6 +52,7 @@ def ingest(
     }
     rejected = any(receipt["state"] in ("quarantined_whole", "unreadable") for receipt in found)
     lines = tuple(_line(receipt, dry_run=dry_run) for receipt in found) or ("nothing waits in the landing folder",)
+    lines += tuple(f"{receipt['uri']}: {receipt['message']}" for receipt in found if receipt["message"])
     if total["quarantined"] and not dry_run:
         lines += ("why: ratchet quarantine explain",)
     exit_code = 3 if rejected and not total["accepted"] else 0

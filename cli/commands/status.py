@@ -32,6 +32,9 @@ def status(context: Context) -> Result:
         "servers": servers,
     }
     lines = ["no champion yet; popularity answers"]
+    waiting = [record.version for record in ledger.versions() if record.offline_passed]
+    if champion is None and waiting:
+        lines.append(f"v{waiting[-1]} may be the first: ratchet trial bootstrap {waiting[-1]} --as YOU --reason WHY")
     if champion is not None:
         days = (context.now - champion.since).total_seconds() / 86_400
         lines = [f"champion v{champion.version}, epoch {champion.epoch}, for {days:.1f} days"]

@@ -108,7 +108,7 @@ def test_from_raw_rows_to_a_promoted_model_and_back(home: Home) -> None:
     assert ledger.candidate() is None  # nobody is champion yet, so nobody descends from one
     bootstrap_champion(home, settings, first["version"], actor="ann", reason="first", now=market.now())
     again = full_retrain(where, submitter="pipeline", now=market.now())
-    # Its rival is now the champion, so it is another training, but of the same data to the same bits: one version a digest.
+    # Its rival is now the champion: another training, but of the same data to the same bits. One version a digest.
     assert (again["version"], again["digest"]) == (first["version"], first["digest"])
     for _ in range(3):
         market.organic_day()

@@ -19,4 +19,4 @@ def blur_items(fitted: Fitted, *, scale: float, seed: int) -> Fitted:
     noise = torch.randn(matrix.shape, generator=generator, dtype=matrix.dtype)
     with torch.no_grad():
         matrix += scale * matrix[1:].std() * noise
-    return replace(fitted, ranker=ranker)
+    return replace(fitted, ranker=ranker, losses=(), steps=0, seconds=0.0, tokens=0)  # nothing was trained

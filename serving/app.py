@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -33,6 +34,7 @@ from serving.recommendation import Recommender
 from serving.snapshots import LedgerView, Watcher
 from serving.times import parse_time
 from serving.tokens import Tokens
+from stores.clock import home_now
 from stores.home import Home
 from stores.landing_log import LandingLog
 from stores.ledger import Ledger
@@ -67,6 +69,7 @@ class Service:
             retry_seconds=20 * serving.poll_seconds,
         )
         self.simulated_time = settings.home.clock == "request"
+        self.now = partial(home_now, home, settings)
         self.recommender = Recommender(
             keys=keys,
             tokens=tokens,
@@ -202,7 +205,8 @@ def create_app(home: Home, settings: Settings, *, ledger: LedgerView | None = No
 def _now_us(request: Request, service: Service) -> int:
     stated = request.headers.get(NOW_HEADER)
     if stated is None:
-        return time.time_ns() // 1_000
+        # Without the header a simulation's request comes at the simulation's last told time, not in its far future.
+        return round(service.now().timestamp() * 1e6)
     if not service.simulated_time:
         raise Refused(403, 'X-Ratchet-Now is for simulations; this home does not have [home] clock = "request"')
     try:

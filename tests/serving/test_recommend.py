@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from relations import schemas
 from serving.messages import BEHAVIOURS, RecommendAnswer
+from stores.clock import set_clock
 from stores.pseudonyms import Keys
 
 Start = Callable[..., TestClient]
@@ -276,6 +278,16 @@ def test_a_simulated_time_needs_a_simulations_clock(shop: Any, start: Start) -> 
     assert real.post("/v1/recommend", json={"user_id": "u"}).status_code == 200
     answer = start().post("/v1/recommend", json={"user_id": "u"}, headers={"X-Ratchet-Now": "yesterday"})
     assert (answer.status_code, "X-Ratchet-Now" in answer.json()["detail"]) == (422, True)
+
+
+def test_without_the_header_a_simulation_stands_at_its_own_time(shop: Any, start: Start) -> None:
+    shop.publish("a")
+    set_clock(shop.home, datetime(2026, 1, 9, 12, tzinfo=UTC))
+    client = start()
+    assert client.post("/v1/recommend", json={"user_id": "u"}).status_code == 200
+    client.close()
+    shown = [row["shown_time"] for row in shop.logged("exposures")]
+    assert [time[:16] for time in shown] == ["2026-01-09T12:00"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from deltalake.exceptions import DeltaError
 
 from relations.digest import content_digest
 from relations.errors import DependencyFailed, UsageError
-from relations.refs import TableRef
 from relations.schemas import OUTSIDE_DIGEST, SCHEMAS
 from stores.failpoints import reach
 
@@ -47,9 +46,6 @@ class Lake:
         """Newest version of every table that exists."""
         found = {table: self.version(table) for table in SCHEMAS}
         return {table: version for table, version in found.items() if version >= 0}
-
-    def ref(self, table: str) -> TableRef:
-        return TableRef(str(self._path(table)), self.version(table))
 
     def read(self, table: str, *, version: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of one version (None: the newest) in the schema's column order."""

@@ -59,7 +59,7 @@ class Stage:
         self.wait("handover of the logs", lambda state: state["pending_rows"] == 0)
 
 
-def fresh_home(root: Path, *, seed: int, settings: str, simulation: bool = True) -> Home:
+def fresh_home(root: Path, *, seed: int, settings: str) -> Home:
     """An empty simulation home with `settings` as its file; an earlier simulation at this place is removed.
 
     Raises UsageError where there is something else, or where servers of the earlier one still run.
@@ -74,7 +74,7 @@ def fresh_home(root: Path, *, seed: int, settings: str, simulation: bool = True)
         shutil.rmtree(root)
     elif root.exists() and any(root.iterdir()):
         raise UsageError(f"{root}: not empty and not a home; choose another --home")
-    home = Home.create(root, simulation=simulation)
+    home = Home.create(root, simulation=True)
     Keys.write_derived(home.keys, seed=seed)
     (home.root / "ratchet.toml").write_text(settings, encoding="utf-8")
     return home

@@ -55,7 +55,7 @@ def test_a_transaction_is_appended_once(lake: Lake) -> None:
     assert lake.read("events").num_rows == 5
     assert lake.read("events").schema == EVENTS
     assert lake.read("events", version=version, columns=["event_id"]).num_rows == 3
-    assert lake.ref("events").version == version + 1
+    assert lake.version("events") == version + 1
     assert lake.watermark() == NOON + timedelta(minutes=4)
     assert lake.watermark(version=version) == NOON + timedelta(minutes=2)
 

@@ -30,8 +30,8 @@ def trial(
     at = now or home_now(place, settings)
     ledger = Ledger.of(place, settings)
     ledger.expire(at)
-    receipts = ingest_landing(home=place, settings=settings, now=at)
-    refresh_serving(place, settings, [receipt.delivery_id for receipt in receipts])
+    ingest_landing(home=place, settings=settings, now=at)
+    refresh_serving(place, settings)
     chosen = trial or newest_open_trial(ledger)
     if chosen is None:
         candidate = ledger.candidate()

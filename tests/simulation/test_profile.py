@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,6 @@ from hypothesis import strategies as st
 from relations.errors import DataRejected
 from simulation.marketplace import Marketplace
 from simulation.profile import gini, main, profile, profile_diginetica, profile_movielens, profile_simulation
-
-DATA = Path(os.environ.get("RATCHET_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 
 
 def test_gini_by_hand() -> None:
@@ -69,13 +66,11 @@ def test_the_command_prints_one_object(capsys: pytest.CaptureFixture[str], tmp_p
 
 
 @pytest.mark.realdata
-def test_real_logs_have_the_stated_shape() -> None:
-    if not DATA.is_dir():
-        pytest.skip(f"{DATA} is absent; set RATCHET_TEST_DATA to the folder of the real data sets")
-    movielens = profile_movielens(DATA / "ml-100k" / "u.data")
+def test_real_logs_have_the_stated_shape(realdata: Path) -> None:
+    movielens = profile_movielens(realdata / "ml-100k" / "u.data")
     assert (movielens.events, movielens.users, movielens.items) == (100_000, 943, 1_682)
     assert movielens.repeat_rate == 0
     assert movielens.popularity_gini == pytest.approx(0.629, abs=0.001)
-    diginetica = profile_diginetica(DATA / "diginetica-weeks")
+    diginetica = profile_diginetica(realdata / "diginetica-weeks")
     assert diginetica.events == 993_483
     assert diginetica.session_p50 == 4

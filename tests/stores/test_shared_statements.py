@@ -1,7 +1,15 @@
-"""The ledger's states of a trial are the gate's, and it takes no step that the gate's machine forbids."""
+"""What two rooms must state alike, because neither may import the other.
+
+The ledger's states of a trial are the gate's, and it takes no step that the gate's machine forbids."""
 
 from gate.trial import TrialState as GateState
+from serving.bots import RATE_RULE
 from stores.ledger_records import OPEN_STATES, STATE_AFTER, TrialState
+from tasks.trials import BOT_RULES
+
+
+def test_a_trial_freezes_the_bot_rules_that_serving_applies() -> None:
+    assert BOT_RULES == (RATE_RULE,)
 
 
 def test_each_state_of_the_ledger_is_one_of_the_gates() -> None:

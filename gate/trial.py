@@ -11,7 +11,7 @@ from typing import Any
 
 from gate.boundaries import Spending
 from relations.errors import UsageError
-from relations.schemas import BEHAVIOURS
+from relations.schemas import ITEM_BEHAVIOURS
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -167,8 +167,8 @@ class TrialConfig:
                 f"trial {self.trial_id}: metrics {names} repeat a name; a guardrail is not the primary metric"
             )
         for metric in metrics:
-            if metric.outcome not in BEHAVIOURS:
-                raise UsageError(f"metric {metric.name}: outcome {metric.outcome!r} is none of {', '.join(BEHAVIOURS)}")
+            if metric.outcome not in ITEM_BEHAVIOURS:
+                raise UsageError(f"metric {metric.name}: outcome {metric.outcome!r} is none of {', '.join(ITEM_BEHAVIOURS)}")
             if not 0 <= metric.margin < 1:
                 raise UsageError(f"metric {metric.name}: margin {metric.margin} must lie in [0, 1)")
         if self.primary.better is Better.LOWER:

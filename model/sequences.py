@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from relations.errors import DataRejected
-from relations.schemas import BEHAVIOURS
+from relations.schemas import ITEM_BEHAVIOURS
 
-BEHAVIOUR_NAMES: tuple[str, ...] = ("<pad>", *BEHAVIOURS)
+BEHAVIOUR_NAMES: tuple[str, ...] = ("<pad>", *ITEM_BEHAVIOURS)
 """Behaviour code → name. Codes are positions in a trained table: append, never reorder."""
 
 NEVER_A_TARGET = ("dislike",)
@@ -55,9 +55,9 @@ class Histories:
         items, item_N = _codes(events["item_id"])
         time_N = np.asarray(events["event_time"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()))
         names, name_N = _codes(events["behaviour"])
-        unknown = sorted(set(names) - set(BEHAVIOURS))
+        unknown = sorted(set(names) - set(ITEM_BEHAVIOURS))
         if unknown:
-            raise DataRejected(f"events: behaviour {unknown[0]!r} is not one of {', '.join(BEHAVIOURS)}")
+            raise DataRejected(f"events: behaviour {unknown[0]!r} is not one of {', '.join(ITEM_BEHAVIOURS)}")
         behaviour_N = np.array([BEHAVIOUR_NAMES.index(name) for name in names], dtype=np.int64)[name_N]
         keys = [time_N, user_N]
         if "event_id" in events.column_names:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 TIME = pa.timestamp("us", tz="UTC")
 
-BEHAVIOURS: tuple[str, ...] = (
+ITEM_BEHAVIOURS: tuple[str, ...] = (
     "view",
     "click",
     "favourite",
@@ -20,13 +20,19 @@ BEHAVIOURS: tuple[str, ...] = (
     "share",
     "dislike",
 )
+"""What a user does to an item. A model's behaviour codes are positions here: append, never reorder."""
+
+BEHAVIOURS: tuple[str, ...] = (*ITEM_BEHAVIOURS, "search")
+"""A search has a query and need not have an item."""
 
 _EVENT_FIELDS: list[tuple[str, pa.DataType, bool]] = [
     ("event_id", pa.string(), False),
     ("user", pa.string(), False),  # a pseudonym, never the raw id
-    ("item_id", pa.string(), False),
+    ("item_id", pa.string(), True),  # null for a search alone
     ("behaviour", pa.string(), False),
     ("value", pa.float64(), True),
+    ("query", pa.string(), True),  # the text of a search
+    ("context", pa.map_(pa.string(), pa.string()), True),  # device, locale, hour: names and numbers as text
     ("event_time", TIME, False),
     ("received_time", TIME, False),
     ("source", pa.string(), False),
@@ -111,6 +117,8 @@ QUARANTINE = _schema(
         ("delivery_id", pa.string(), False),
         ("row", pa.int64(), False),  # from 0, as the reader counted
         ("kind", pa.string(), False),  # events, items, users, exposures
+        ("user", pa.string(), True),  # pseudonym, where the row was legible enough to have one
+        ("format", pa.string(), False),  # of `raw`: json (a legible row, without its user id), else the reader's
         ("raw", pa.binary(), False),
         (
             "reasons",
@@ -120,6 +128,7 @@ QUARANTINE = _schema(
         ("source", pa.string(), False),
         ("received_time", TIME, False),
         ("state", pa.string(), False),  # open, replayed, dropped
+        ("settled_by", pa.string(), True),  # the delivery that replayed it, or who dropped it and why
     ]
 )
 
@@ -139,6 +148,9 @@ DELIVERIES = _schema(
         ("table_versions", pa.map_(pa.string(), pa.int64()), False),  # after the commit
         ("validation_result", pa.string(), True),  # path of the Data Docs page, relative to the home
         ("state", pa.string(), False),  # committed, quarantined_whole, unreadable, empty
+        ("warnings", pa.list_(pa.string()), True),
+        ("columns", pa.map_(pa.string(), pa.string()), True),  # the source's column → its observed type
+        ("profile", pa.map_(pa.string(), pa.float64()), True),  # what the batch looked like; see relations.profile
     ]
 )
 
@@ -169,7 +181,7 @@ OUTSIDE_DIGEST: dict[str, tuple[str, ...]] = {
     "items": ("received_time", "delivery_id"),
     "users": ("received_time", "delivery_id"),
     "exposures": ("received_time", "delivery_id"),
-    "quarantine": ("received_time", "delivery_id", "row"),
+    "quarantine": ("received_time", "delivery_id", "row", "settled_by"),
     "late": ("received_time", "delivery_id", "lateness_seconds"),
     "deliveries": ("received_time",),
 }

@@ -8,7 +8,7 @@ COLUMNS = ("user", "item_id", "behaviour", "event_time", "value")
 
 
 def user_histories(events: ibis.Table, *, before: datetime | None = None) -> ibis.Table:
-    """Events in the order of learning: by user, then (event_time, event_id).
+    """Events on items in the order of learning: by user, then (event_time, event_id).
 
     `before` keeps events strictly earlier; it must carry a time zone, because a naive time would silently be read
     in the backend's own zone. Raises ValueError for a naive `before`.
@@ -17,5 +17,6 @@ def user_histories(events: ibis.Table, *, before: datetime | None = None) -> ibi
         if before.tzinfo is None:
             raise ValueError(f"before = {before.isoformat()} has no time zone; pass a UTC datetime")
         events = events.filter(events.event_time < ibis.literal(before.astimezone(UTC), type="timestamp('UTC', 6)"))
+    events = events.filter(events.item_id.notnull())  # a search has none
     ordered = events.order_by([events.user, events.event_time, events.event_id])
     return ordered.select(*COLUMNS)

@@ -33,5 +33,5 @@ def standings(rows: ibis.Table, known: ibis.Table) -> ibis.Table:
 
 def item_counts(events: ibis.Table, *, since: ibis.Value, without: str = "dislike") -> ibis.Table:
     """Events an item since `since` → (item_id, count), most first, ties by item_id; `without` does not recommend."""
-    recent = events.filter((events.event_time >= since) & (events.behaviour != without))
+    recent = events.filter((events.event_time >= since) & (events.behaviour != without) & events.item_id.notnull())
     return recent.group_by("item_id").agg(count=recent.count()).order_by([ibis.desc("count"), "item_id"])

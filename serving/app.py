@@ -53,7 +53,7 @@ class Service:
 
     def __init__(self, home: Home, settings: Settings, *, ledger: LedgerView) -> None:
         serving = settings.serving
-        keys = Keys.load(home.keys, version=settings.privacy.key_version)
+        keys = Keys.load(home.keys)
         tokens = Tokens(keys.token, days=serving.token_days)
         self.user_state = UserState(home.user_state)
         self.logs = [

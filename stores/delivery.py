@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,7 +29,7 @@ from stores.failpoints import reach
 from stores.home import Home
 from stores.lake import Lake
 from stores.quarantine import reason_counts
-from stores.settings import LakeSettings, PrivacySettings, Section, Settings, SourceSettings, ValidationSettings
+from stores.settings import LakeSettings, Section, Settings, SourceSettings, ValidationSettings
 
 BATCH, COLUMNS = "batch", "columns"
 """Reasons of a batch, not of a row: too many rows fail, or a required column is missing."""
@@ -44,7 +44,6 @@ class Reading(Section):
     source: SourceSettings
     validation: ValidationSettings
     lake: LakeSettings
-    privacy: PrivacySettings
 
     @staticmethod
     def of(settings: Settings, *, source: str) -> "Reading":
@@ -52,7 +51,6 @@ class Reading(Section):
             source=settings.sources.get(source, SourceSettings()),
             validation=settings.validation,
             lake=settings.lake,
-            privacy=settings.privacy,
         )
 
 
@@ -117,6 +115,11 @@ class Receipt:
     table_versions: Mapping[str, int]
     reasons: tuple[tuple[str, int], ...] = ()
     validation_result: str | None = None
+    warnings: tuple[str, ...] = ()
+    """What a person should know of a batch that was accepted."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """The source's column → its observed type, what the next delivery's schema is held against."""
+    profile: Mapping[str, float] = field(default_factory=dict)
     message: str = ""
     """For a person: why the batch as a whole was held back or could not be read."""
 
@@ -127,7 +130,8 @@ class Receipt:
 
     def row(self) -> pa.Table:
         said = {name: getattr(self, name) for name in DELIVERIES.names}
-        said["table_versions"] = sorted(self.table_versions.items())
+        for name in ("table_versions", "columns", "profile"):
+            said[name] = sorted(said[name].items())
         return pa.Table.from_pylist([said], schema=DELIVERIES)
 
 
@@ -228,7 +232,8 @@ def stored_receipt(lake: Lake, delivery_id: str) -> Receipt | None:
         return None
     held = lake.read("quarantine", columns=["delivery_id", "reasons"])
     mine = held.filter(pc.equal(held.column("delivery_id"), delivery_id))
-    row: dict[str, Any] = {**found[0], "table_versions": dict(found[0]["table_versions"])}
+    row: dict[str, Any] = {**found[0], "warnings": tuple(found[0]["warnings"] or ())}
+    row |= {name: dict(row[name] or ()) for name in ("table_versions", "columns", "profile")}
     return Receipt(**row, reasons=reason_counts(mine), message=_batch_message(mine))
 
 

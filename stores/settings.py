@@ -20,6 +20,11 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+Format = Literal[
+    "auto", "csv", "jsonl", "parquet", "arrow", "movielens", "amazon", "mind", "diginetica", "openbandit"
+]  # fmt: skip
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,21 +39,49 @@ class LakeSettings(Section):
     """Landing rows older than the watermark by more than this go to the late table."""
     max_skew_minutes: Positive = 10.0
     """Landing rows that claim to be further in the future than this are quarantined."""
+    engine: Literal["duckdb", "spark"] = "duckdb"
+    """Which backend runs the relations. `spark` needs the extra `spark` and Java 17."""
+    memory_mb: Annotated[int, Field(ge=128)] = 1024
+    """What DuckDB may hold in memory while it ingests; beyond it, it spills to the home's disk."""
+    max_expansion: Positive = 200.0
+    """A compressed delivery that opens to more than this many times its size is refused."""
+    keep_days: Positive = 7.0
+    """Files that no current table version needs are deleted once they are this old."""
 
 
 class PrivacySettings(Section):
-    key_version: Count = 1
-    """Which pseudonym key is in force; part of each pseudonym."""
+    k: Count = 5
+    """Small-cell suppression: a report's group of fewer users than this shows no figure."""
+    retire_days: Positive = 30.0
+    """A model trained on a forgotten user must be replaced by a full retrain within this time."""
 
 
 class SourceSettings(Section):
-    format: Literal["auto", "csv", "jsonl", "parquet", "movielens"] = "auto"
+    kind: Literal["events", "items", "users"] = "events"
+    """What a polled source (one with a `uri`) delivers."""
+    uri: str = ""
+    """Where the schedule looks for new data: a folder or pattern on any fsspec URL, or kafka://host:port/topic."""
+    options: dict[str, str] = {}
+    """Passed to the file system (key, secret, endpoint_url, …) or to the Kafka client (group.id, sasl.…)."""
+    format: Format = "auto"
     columns: dict[str, str] = {}
     """Ratchet's column name → the source's."""
+    constants: dict[str, str] = {}
+    """Ratchet's column name → the value that every row has, for a column that the source lacks."""
     behaviours: dict[str, str] = {}
     """The source's behaviour → Ratchet's."""
+    context: tuple[str, ...] = ()
+    """The source's columns that describe the moment of an event: device, locale, hour."""
     time_unit: Literal["auto", "s", "ms", "us"] = "auto"
     """Unit of numeric times. `auto` reads 10 digits as s, 13 as ms, 16 as us."""
+    schema_policy: Literal["strict", "additive", "coerce"] = "coerce"
+    """Against the source's earlier deliveries. `strict`: the same columns and types, or the batch is held. `additive`:
+    new columns may come, retyped or vanished ones hold the batch. `coerce`: what converts without loss is converted,
+    each conversion a warning on the receipt."""
+    batch_rows: Count = 200_000
+    """Kafka: a delivery holds at most this many messages."""
+    batch_seconds: Positive = 5.0
+    """Kafka: a poll gathers messages for at most this long."""
 
 
 class ValidationSettings(Section):
@@ -56,6 +89,16 @@ class ValidationSettings(Section):
     """A batch whose failing share exceeds this is quarantined whole."""
     min_rows_for_share: Count = 20
     """Below this many rows a batch is never quarantined whole for its share alone, unless every row fails."""
+    evidence_rows: Count = 100_000
+    """Great Expectations looks at the rows of deliveries up to this size; of larger ones, at their aggregates."""
+    anomalies: Literal["off", "warn", "quarantine"] = "quarantine"
+    """What a landing batch that looks poisoned against the trailing window gets."""
+    window: Count = 30
+    """Earlier deliveries of the same source and kind that a batch is compared with."""
+    min_window: Count = 8
+    """With fewer of them nothing is called an anomaly."""
+    min_rows: Count = 200
+    """A batch with fewer rows is never called an anomaly."""
 
 
 class ModelSettings(Section):

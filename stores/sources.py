@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from relations.errors import DataRejected
 from relations.schemas import SCHEMAS
-from stores.readers import Batch, read_csv, read_jsonl, read_movielens, read_parquet
+from stores.readers.batches import Batch, read_csv, read_jsonl, read_movielens, read_parquet
 from stores.settings import SourceSettings
 
 # Written at the door, never read from a source.

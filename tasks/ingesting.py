@@ -209,7 +209,7 @@ def _judge_and_commit(intent: Intent, *, home: Home, lake: Lake) -> Receipt:
     except DataRejected as error:
         return _receipt(intent, state=UNREADABLE, message=str(error), versions=intent.base)
     reach("ingest.read")
-    keys = Keys.load(home.keys, version=intent.reading.privacy.key_version)
+    keys = Keys.load(home.keys)
     verdict = judge_batch(batch, intent, lake=lake, keys=keys)
     receipt = _counted(intent, verdict, delivered=batch.rows)
     reach("ingest.judged")
@@ -239,7 +239,7 @@ def _rehearse(path: Path, request: Request, *, home: Home, settings: Settings, n
         batch = read_batch(path, uri=request.uri, kind=request.kind, format=request.format)
     except DataRejected as error:
         return _receipt(intent, state=UNREADABLE, message=str(error), versions=intent.base)
-    keys = Keys.load(home.keys, version=reading.privacy.key_version)
+    keys = Keys.load(home.keys)
     return _counted(intent, judge_batch(batch, intent, lake=lake, keys=keys), delivered=batch.rows)
 
 

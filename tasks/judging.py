@@ -22,7 +22,7 @@ from relations.schemas import KEYS, LATE, OUTSIDE_DIGEST, QUARANTINE, SCHEMAS
 from stores.delivery import BATCH, COLUMNS, COMMITTED, EMPTY, WHOLE, Intent
 from stores.lake import Lake
 from stores.pseudonyms import Keys
-from stores.readers import Batch
+from stores.readers.batches import Batch
 from stores.sources import Binding, bind, fields
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -319,6 +319,7 @@ def _quarantine(
                 "delivery_id": intent.delivery_id,
                 "row": row,
                 "kind": intent.request.kind,
+                "format": batch.format,
                 "raw": raw,
                 "reasons": [
                     {"expectation": why.expectation, "column": why.column, "message": why.message}

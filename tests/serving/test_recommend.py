@@ -303,7 +303,7 @@ def test_ids_may_be_any_unicode_and_never_reach_the_log(shop: Any, start: Start,
 
 
 def test_the_behaviours_are_those_of_the_events_table() -> None:
-    assert set(schemas.BEHAVIOURS) == BEHAVIOURS
+    assert set(schemas.ITEM_BEHAVIOURS) == BEHAVIOURS
 
 
 def test_the_api_describes_itself(shop: Any, start: Start) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relations.errors import DataRejected
-from stores.readers import MAX_LINES_A_ROW, Batch, read_csv, read_jsonl, read_movielens
+from stores.readers.batches import MAX_LINES_A_ROW, Batch, read_csv, read_jsonl, read_movielens
 from stores.settings import SourceSettings
 from stores.sources import bind, read_batch
 

@@ -5,7 +5,7 @@ is read first and the write goes through the same handle; the delivery lock keep
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -73,13 +73,24 @@ class Lake:
                 return self._duckdb.table(name)
             return self._duckdb.read_parquet(files, table_name=f"{table}_{found.version()}", union_by_name=True)
 
-    def append(self, table: str, rows: pa.Table, *, transaction: str) -> int:
-        """Append `rows` once: a transaction that the table has seen changes nothing. No rows, no commit.
+    def append(
+        self,
+        table: str,
+        rows: pa.Table | pa.RecordBatchReader,
+        *,
+        transaction: str,
+        offsets: Mapping[str, int] | None = None,
+    ) -> int:
+        """Append `rows` once: a transaction that the table has seen changes nothing. An empty table, no commit.
 
-        Returns the table's version afterwards. Raises DependencyFailed when the disk fails.
+        A reader is streamed, so that memory does not grow with it. `offsets` (stream partition → next offset) are
+        committed as app transactions of their own in the same commit. Returns the table's version afterwards. Raises
+        DependencyFailed when the disk fails.
         """
-        if rows.num_rows == 0:
-            return self.version(table)
+        if isinstance(rows, pa.Table):
+            if rows.num_rows == 0:
+                return self.version(table)
+            rows = rows.cast(SCHEMAS[table]).to_reader()
         path = self._path(table)
         try:
             found = self._open(table)
@@ -88,13 +99,19 @@ class Lake:
                 found = DeltaTable.create(str(path), SCHEMAS[table], mode="ignore", configuration=_CONFIGURATION)
                 reach("ingest.created")
             if found.transaction_version(transaction) is None:
-                properties = CommitProperties(app_transactions=[Transaction(transaction, 0)])
-                write_deltalake(found, rows.cast(SCHEMAS[table]), mode="append", commit_properties=properties)
+                marks = [Transaction(transaction, 0), *(Transaction(*mark) for mark in (offsets or {}).items())]
+                properties = CommitProperties(app_transactions=marks)
+                write_deltalake(found, rows, mode="append", commit_properties=properties)
             return int(found.version())
         except OSError as error:
             raise DependencyFailed(f"{path}: cannot write: {error}; make space or fix the disk, then repeat") from error
         except DeltaError as error:
             raise DependencyFailed(f"{path}: Delta refused the commit: {error}; repeat the command") from error
+
+    def offset(self, table: str, name: str) -> int | None:
+        """The newest offset that an append committed under `name`; None before the first."""
+        found = self._open(table)
+        return None if found is None else found.transaction_version(name)
 
     def compact(self, table: str, *, above: int = FILES) -> None:
         """Merge a table's small files once it has more than `above`: each append adds one, and each read opens all.

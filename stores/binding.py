@@ -1,0 +1,114 @@
+"""Binding: which of a source's columns is which of Ratchet's."""
+
+import difflib
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from relations.schemas import SCHEMAS
+from stores.settings import SourceSettings
+
+# Written at the door, never read from a source.
+STAMPED = ("received_time", "source", "delivery_id")
+# Not null in the table, and derived or given a default where a source says nothing.
+DERIVED = {"events": ("event_id",), "items": ("valid_from", "categories", "available"), "users": ("valid_from",)}
+# Null in the table now and then; a source without the column is wrong all the same.
+_EXPECTED = {"events": ("item_id",)}
+# What others call our columns; a hint for the message, never applied unasked.
+_SYNONYMS = {
+    "user_id": ("user", "uid", "userid", "visitor_id", "visitorid", "customer_id", "member_id", "account"),
+    "item_id": ("item", "iid", "itemid", "product", "product_id", "sku", "movie_id", "article_id", "asin"),
+    "behaviour": ("behavior", "event", "event_type", "type", "action", "interaction", "verb"),
+    "event_time": ("timestamp", "time", "ts", "date", "datetime", "unix_time", "created_at", "occurred_at"),
+    "title": ("name", "item_name", "product_name", "movie_title"),
+    "value": ("rating", "score", "stars", "amount"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A required column that the source does not have."""
+
+    column: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Binding:
+    """`columns`: Ratchet's column → the source's, for those that the source has; `constants`: → what every row says.
+
+    `users`: the source's column of raw user ids, and that of pseudonyms; one or both may be absent. `extra`: columns
+    that nothing takes.
+    """
+
+    columns: dict[str, str]
+    constants: dict[str, str]
+    users: tuple[str | None, str | None]
+    context: tuple[str, ...]
+    missing: tuple[Missing, ...]
+    extra: tuple[str, ...]
+
+    @property
+    def used(self) -> dict[str, str]:
+        """Ratchet's column → the source's, users included."""
+        raw, pseudonym = self.users
+        user = raw or pseudonym
+        return {**self.columns, **({"user": user} if user else {}), **{name: name for name in self.context}}
+
+
+def bind(
+    names: tuple[str, ...], *, kind: str, source: str, settings: SourceSettings, pseudonymous: bool, replayed: bool
+) -> Binding:
+    """Find each column of `kind` among `names`, by its own name or by `[sources.NAME] columns`.
+
+    `pseudonymous`: users arrive as pseudonyms in `user`. `replayed`: rows from the quarantine, which have a pseudonym
+    where one was made, and a raw id otherwise.
+    """
+    columns: dict[str, str] = {}
+    missing: list[Missing] = []
+    raw = pseudonym = None
+    outside = {field.name: field for field in fields(kind)}
+    # A column in its own place is no near name.
+    own = {"user" if pseudonymous else "user_id", *(name for name in outside if name != "user")}
+    free = tuple(name for name in names if name not in own)
+    for name, field in outside.items():
+        if name == "user":
+            stated = settings.columns.get("user_id", settings.columns.get("user", "user_id"))
+            raw = stated if stated in names and not pseudonymous else None
+            pseudonym = "user" if "user" in names and (pseudonymous or (replayed and raw != "user")) else None
+            if raw is None and pseudonym is None:
+                wanted = "user" if pseudonymous else "user_id"
+                missing.append(_missing(wanted, wanted if pseudonymous else stated, free, source))
+            continue
+        stated = settings.columns.get(name, name)
+        if stated in names:
+            columns[name] = stated
+        elif name not in settings.constants and _required(kind, field, settings):
+            missing.append(_missing(name, stated, free, source))
+    constants = {name: value for name, value in settings.constants.items() if name in outside and name not in columns}
+    context = tuple(name for name in settings.context if name in names)
+    taken = {*columns.values(), *context, raw, pseudonym}
+    extra = tuple(name for name in names if name not in taken)
+    return Binding(columns, constants, (raw, pseudonym), context, tuple(missing), extra)
+
+
+def fields(kind: str) -> list[pa.Field]:
+    """The columns of a kind that a source states."""
+    return [field for field in SCHEMAS[kind] if field.name not in STAMPED]
+
+
+def _required(kind: str, field: pa.Field, settings: SourceSettings) -> bool:
+    if field.name == "item_id" and settings.constants.get("behaviour") == "search":
+        return False
+    if field.name in _EXPECTED.get(kind, ()):
+        return True
+    return not field.nullable and field.name not in DERIVED.get(kind, ())
+
+
+def _missing(column: str, stated: str, names: tuple[str, ...], source: str) -> Missing:
+    known = [name for name in names if name.lower() in (*_SYNONYMS.get(column, ()), column)]
+    near = list(dict.fromkeys([*known, *difflib.get_close_matches(column, names, n=3, cutoff=0.5)]))
+    has = f"near names: {', '.join(near)}" if near else f"it has: {', '.join(names[:20]) or 'no columns'}"
+    wanted = column if stated == column else f"{column} (set to {stated!r})"
+    line = f'[sources.{source}] columns = {{ {column} = "{near[0] if near else "NAME"}" }}'
+    return Missing(column, f"column {wanted} is missing; {has}; write in ratchet.toml: {line}")

@@ -65,7 +65,8 @@ class FeedbackDesk:
         max_skew_minutes: float,
         recent: int = 200_000,
     ) -> None:
-        self._keys = keys
+        self.keys = keys
+        """Replaced whole when a key was rotated."""
         self._tokens = tokens
         self._user_state = user_state
         self._log = log
@@ -117,13 +118,14 @@ class FeedbackDesk:
             raise ValueError(
                 f"event_time {format_time(time_us)} is more than {self._max_skew_minutes:g} minutes in the future"
             )
-        user = self._keys.user(event.user_id)
+        # A token is of the pseudonym in force when it was given: a key may have been rotated since.
+        names = self.keys.history(event.user_id)
         exposure_id = None
         if event.token is not None:
-            exposure_id = self._tokens.exposure_id(event.token, user=user, item_id=event.item_id, now_us=now_us)
+            exposure_id = self._tokens.exposure_id(event.token, users=names, item_id=event.item_id, now_us=now_us)
         return AcceptedEvent(
-            event_id=event.event_id or self._derived_id(event, user, exposure_id, time_us),
-            user=user,
+            event_id=event.event_id or self._derived_id(event, names[-1], exposure_id, time_us),
+            user=names[0],
             item_id=event.item_id,
             behaviour=event.behaviour,
             value=event.value,
@@ -131,7 +133,7 @@ class FeedbackDesk:
             exposure_id=exposure_id,
         )
 
-    def _derived_id(self, event: FeedbackEvent, user: str, exposure_id: str | None, time_us: int) -> str:
+    def _derived_id(self, event: FeedbackEvent, user_root: str, exposure_id: str | None, time_us: int) -> str:
         """Equal events are one. An exposure is part of its outcome's id, so that two exposures' clicks are two.
 
         An outcome without a time happened once: sent again later, it is still the same outcome.
@@ -140,8 +142,8 @@ class FeedbackDesk:
             said, at = event.item_id, time_us
         else:
             said, at = f"{event.item_id}\x1f{exposure_id}", 0 if event.event_time is None else time_us
-        return self._keys.event_id(
-            user=user, item_id=said, behaviour=event.behaviour, event_time_us=at, value=event.value
+        return self.keys.event_id(
+            user_root=user_root, item_id=said, behaviour=event.behaviour, event_time_us=at, value=event.value
         )
 
     def _known(self, event_ids: list[str]) -> set[str]:

@@ -8,6 +8,7 @@ User and item are in the MAC and not in the token, so a token fits only the even
 
 import base64
 import hmac
+from collections.abc import Sequence
 
 DAY_US = 86_400_000_000
 
@@ -22,13 +23,17 @@ class Tokens:
         said = f"{exposure_id}.{shown_us}.{digest[:16]}"
         return f"{said}.{self._mac(said, user, item_id)}"
 
-    def exposure_id(self, token: str, *, user: str, item_id: str, now_us: int) -> str:
-        """The exposure that `token` proves. Raises ValueError saying why it proves none."""
+    def exposure_id(self, token: str, *, users: Sequence[str], item_id: str, now_us: int) -> str:
+        """The exposure that `token` proves to have been shown to one of `users`, a person's pseudonyms.
+
+        Raises ValueError saying why it proves none.
+        """
         said, _, mac = token.rpartition(".")
         parts = said.split(".")
         if len(parts) != 3:
             raise ValueError("the token is not one of ours")
-        if not hmac.compare_digest(mac.encode("utf-8", "replace"), self._mac(said, user, item_id).encode()):
+        stated = mac.encode("utf-8", "replace")
+        if not any(hmac.compare_digest(stated, self._mac(said, user, item_id).encode()) for user in users):
             raise ValueError("the token does not fit this user and item, or was altered")
         if now_us - int(parts[1]) > self._life_us:
             raise ValueError(f"the token is older than {self._life_us / DAY_US:g} days")

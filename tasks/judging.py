@@ -217,7 +217,7 @@ def _event_ids(rows: pa.Table, keys: Keys) -> pa.Array:
     ids = [
         stated
         if stated is not None
-        else keys.event_id(user=user, item_id=item, behaviour=behaviour, event_time_us=time, value=value)
+        else keys.event_id(user_root=user, item_id=item, behaviour=behaviour, event_time_us=time, value=value)
         for stated, user, item, behaviour, value, time in zip(
             *(rows.column(name).to_pylist() for name in names), times, strict=True
         )

@@ -18,19 +18,27 @@ def make(**other: object) -> str:
 
 
 def test_a_token_proves_its_exposure() -> None:
-    assert TOKENS.exposure_id(make(), user="p1_u", item_id="ü.🛒", now_us=SHOWN + 5) == "ab12:3"
+    assert TOKENS.exposure_id(make(), users=("p1_u",), item_id="ü.🛒", now_us=SHOWN + 5) == "ab12:3"
 
 
 @pytest.mark.parametrize(("user", "item"), [("p1_v", "ü.🛒"), ("p1_u", "other"), ("p1_uü", ".🛒"), ("", "p1_uü.🛒")])
 def test_a_token_fits_its_user_and_item_only(user: str, item: str) -> None:
     with pytest.raises(ValueError, match="does not fit"):
-        TOKENS.exposure_id(make(), user=user, item_id=item, now_us=SHOWN)
+        TOKENS.exposure_id(make(), users=(user,), item_id=item, now_us=SHOWN)
+
+
+def test_a_token_of_a_rotated_key_fits_the_user_by_the_former_pseudonym() -> None:
+    assert TOKENS.exposure_id(make(), users=("p2_new", "p1_u"), item_id="ü.🛒", now_us=SHOWN) == "ab12:3"
+    with pytest.raises(ValueError, match="does not fit"):
+        TOKENS.exposure_id(make(), users=("p2_new", "p1_v"), item_id="ü.🛒", now_us=SHOWN)
+    with pytest.raises(ValueError, match="older than"):
+        TOKENS.exposure_id(make(), users=("p2_new", "p1_u"), item_id="ü.🛒", now_us=SHOWN + 31 * DAY_US)
 
 
 def test_a_token_expires() -> None:
-    assert TOKENS.exposure_id(make(), user="p1_u", item_id="ü.🛒", now_us=SHOWN + 30 * DAY_US)
+    assert TOKENS.exposure_id(make(), users=("p1_u",), item_id="ü.🛒", now_us=SHOWN + 30 * DAY_US)
     with pytest.raises(ValueError, match="older than 30 days"):
-        TOKENS.exposure_id(make(), user="p1_u", item_id="ü.🛒", now_us=SHOWN + 30 * DAY_US + 1)
+        TOKENS.exposure_id(make(), users=("p1_u",), item_id="ü.🛒", now_us=SHOWN + 30 * DAY_US + 1)
 
 
 def test_ten_thousand_forgeries_and_none_accepted() -> None:
@@ -52,7 +60,7 @@ def test_ten_thousand_forgeries_and_none_accepted() -> None:
             continue
         started = time.perf_counter()
         try:
-            TOKENS.exposure_id(forged, user="p1_u", item_id="ü.🛒", now_us=SHOWN)
+            TOKENS.exposure_id(forged, users=("p1_u",), item_id="ü.🛒", now_us=SHOWN)
             accepted += 1
         except ValueError:
             pass
@@ -64,7 +72,7 @@ def test_ten_thousand_forgeries_and_none_accepted() -> None:
 def test_another_key_makes_other_tokens() -> None:
     foreign = Tokens(b"x" * 32, days=30).make(**FACTS)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="does not fit"):
-        TOKENS.exposure_id(foreign, user="p1_u", item_id="ü.🛒", now_us=SHOWN)
+        TOKENS.exposure_id(foreign, users=("p1_u",), item_id="ü.🛒", now_us=SHOWN)
 
 
 @given(first=st.tuples(st.text(), st.text()), second=st.tuples(st.text(), st.text()))

@@ -41,7 +41,7 @@ def test_organic_behaviour_is_logged_under_its_derived_id(shop: Any, client: Tes
     assert shop.logged("feedback") == [
         {
             "event_id": keys.event_id(
-                user=keys.user("u"), item_id="a", behaviour="rating", event_time_us=us, value=4.0
+                user_root=keys.user("u"), item_id="a", behaviour="rating", event_time_us=us, value=4.0
             ),
             "user": keys.user("u"),
             "item_id": "a",

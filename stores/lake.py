@@ -18,7 +18,7 @@ from deltalake.exceptions import DeltaError
 
 from relations.digest import content_digest
 from relations.errors import DependencyFailed, UsageError
-from relations.schemas import OUTSIDE_DIGEST, SCHEMAS
+from relations.schemas import OUTSIDE_DIGEST, SCHEMAS, TIME
 from stores.failpoints import reach
 
 if TYPE_CHECKING:
@@ -27,8 +27,19 @@ if TYPE_CHECKING:
 FILES = 64
 COUNTS = ("delivered", "accepted", "quarantined", "duplicate", "late")
 CLOCK = {"events": "event_time", "late": "event_time", "exposures": "shown_time"}
-# App transactions are remembered for retries; nobody retries a delivery after this long.
-_CONFIGURATION = {"delta.setTransactionRetentionDuration": "interval 365 days"}
+
+
+def configuration(table: str) -> dict[str, str]:
+    """Delta's properties of a table.
+
+    App transactions are remembered for retries; nobody retries a delivery after this long. The log holds statistics of
+    the times alone: smallest and largest ids would stay in it when their rows are gone.
+    """
+    times = [field.name for field in SCHEMAS[table] if field.type == TIME]
+    return {
+        "delta.setTransactionRetentionDuration": "interval 365 days",
+        "delta.dataSkippingStatsColumns": ",".join(times),
+    }
 
 
 class Lake:
@@ -73,6 +84,12 @@ class Lake:
                 return self._duckdb.table(name)
             return self._duckdb.read_parquet(files, table_name=f"{table}_{found.version()}", union_by_name=True)
 
+    def staged(self, path: Path) -> "ibis.Table":
+        """A Parquet file outside the tables, on the same connection as `relation`."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fetch_arrow_table", category=DeprecationWarning)
+            return self._duckdb.read_parquet(path)
+
     def append(
         self,
         table: str,
@@ -96,7 +113,7 @@ class Lake:
             found = self._open(table)
             if found is None:
                 # `ignore`: after a kill between creation and first append the empty table is there already.
-                found = DeltaTable.create(str(path), SCHEMAS[table], mode="ignore", configuration=_CONFIGURATION)
+                found = DeltaTable.create(str(path), SCHEMAS[table], mode="ignore", configuration=configuration(table))
                 reach("ingest.created")
             if found.transaction_version(transaction) is None:
                 marks = [Transaction(transaction, 0), *(Transaction(*mark) for mark in (offsets or {}).items())]

@@ -6,7 +6,8 @@ WAL mode, so that the serving process reads while ingest, another process, write
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,9 @@ from relations.errors import DependencyFailed
 _ROWS_A_TRANSACTION = 5_000
 _USERS_A_TRIM = 5_000
 _VARIABLES = 500  # ids in one look-up, below SQLite's limit on bound variables
+_TRIES = 50
+_FORMAT = 1
+"""In the file's user_version: what is deleted is overwritten. A file of before may still hold what it deleted."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -54,7 +58,7 @@ class UserState:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = _connect(path, busy_seconds)
-            self._writer.executescript(_SCHEMA)
+            _prepare(self._writer)
             self._reader = _connect(path, busy_seconds)
         except (sqlite3.Error, OSError) as error:
             raise self._failed("opened", error) from error
@@ -112,6 +116,30 @@ class UserState:
             raise self._failed("read", error) from error
         return found
 
+    def forget(self, users: Sequence[str]) -> int:
+        """Drop these users' events, from the file's bytes too; returns how many there were.
+
+        Raises DependencyFailed where a reader of another process keeps the write-ahead log from being emptied.
+        """
+        gone = 0
+        try:
+            with self._writing:
+                for user in users:
+                    gone += self._writer.execute("DELETE FROM events WHERE user = ?", (user,)).rowcount
+                self._empty_log()
+        except sqlite3.Error as error:
+            raise self._failed("written", error) from error
+        return gone
+
+    def rename(self, prefix: str, newest: Callable[[Sequence[str]], Sequence[str]]) -> int:
+        """Give each user whose id does not begin with `prefix` the id that `newest` makes of it.
+
+        Returns how many were renamed. A look costs next to nothing while there are none: the ids are in order.
+        """
+        # Prefixes end in "_"; the character after it bounds the ids in force from above. Two ranges, for the index.
+        beyond = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        return self._rename_between("", prefix, newest) + self._rename_between(beyond, chr(0x10FFFF), newest)
+
     def close(self) -> None:
         with self._reading, self._writing:
             self._reader.close()
@@ -136,6 +164,47 @@ class UserState:
             raise
         return fresh
 
+    def _rename_between(self, first: str, end: str, newest: Callable[[Sequence[str]], Sequence[str]]) -> int:
+        renamed = 0
+        try:
+            while True:
+                with self._reading:
+                    found = self._reader.execute(
+                        "SELECT DISTINCT user FROM events WHERE user >= ? AND user < ? ORDER BY user LIMIT ?",
+                        (first, end, _USERS_A_TRIM),
+                    ).fetchall()
+                if not found:
+                    return renamed
+                former = [row[0] for row in found]
+                first = former[-1] + "\0"
+                pairs = [(new, old) for new, old in zip(newest(former), former, strict=True) if new != old]
+                if pairs:
+                    with self._writing:
+                        self._rename_batch(pairs)
+                renamed += len(pairs)
+        except sqlite3.Error as error:
+            raise self._failed("written", error) from error
+
+    def _rename_batch(self, pairs: Sequence[tuple[str, str]]) -> None:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            self._writer.executemany("UPDATE events SET user = ? WHERE user = ?", pairs)
+            for user, _ in pairs:
+                self._trim(user)
+            self._writer.execute("COMMIT")
+        except BaseException:
+            self._writer.execute("ROLLBACK")
+            raise
+
+    def _empty_log(self) -> None:
+        """What was deleted is overwritten in the file, but its old pages lie in the write-ahead log until it is cut."""
+        for _ in range(_TRIES):
+            busy, _, _ = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not busy:
+                return
+            time.sleep(0.1)
+        raise DependencyFailed(f"{self.path}: a reader holds the write-ahead log; repeat the command")
+
     def _trim(self, user: str) -> None:
         oldest_surplus = self._writer.execute(
             "SELECT event_time, event_id FROM events WHERE user = ? "
@@ -158,4 +227,12 @@ def _connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     # NORMAL may lose the newest commits on power loss, never the file's consistency; the events table has them.
     connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA secure_delete = ON")
     return connection
+
+
+def _prepare(writer: sqlite3.Connection) -> None:
+    writer.executescript(_SCHEMA)
+    if writer.execute("PRAGMA user_version").fetchone()[0] < _FORMAT:
+        writer.execute("VACUUM")
+        writer.execute(f"PRAGMA user_version = {_FORMAT}")

@@ -132,3 +132,43 @@ def test_a_failed_batch_leaves_nothing_behind(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "state.db") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
+
+
+def test_a_forgotten_user_is_gone_from_the_bytes_too(tmp_path: Path) -> None:
+    state = UserState(tmp_path / "state.db", keep=3)
+    # Seven of the ten rows were trimmed before: what they left in the file must be gone as well.
+    state.absorb(row("p1_canary", f"c{n}", n) for n in range(10))
+    state.absorb(row("p1_other", f"o{n}", n) for n in range(10))
+    assert b"p1_canary" in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert state.forget(["p1_canary", "p1_unknown"]) == 3
+    assert state.newest("p1_canary", 9) == []
+    assert len(state.newest("p1_other", 9)) == 3
+    assert b"p1_canary" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert state.forget(["p1_canary"]) == 0
+
+
+def test_a_file_of_before_is_purged_when_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    UserState(path).close()
+    old = sqlite3.connect(path)
+    old.execute("PRAGMA user_version = 0")
+    old.execute("PRAGMA secure_delete = OFF")
+    old.executemany("INSERT INTO events VALUES ('p1_canary', ?, ?, 'i', 'click')", [(n, f"c{n}") for n in range(500)])
+    old.execute("DELETE FROM events")
+    old.commit()
+    old.close()
+    assert b"p1_canary" in path.read_bytes()
+    UserState(path).close()
+    assert b"p1_canary" not in path.read_bytes()
+
+
+def test_users_are_renamed_where_their_id_is_an_older_one(tmp_path: Path) -> None:
+    state = UserState(tmp_path / "state.db", keep=3)
+    state.absorb(row(user, f"{user}-{n}", n) for user in ("p1_a", "p1_b", "p2_b", "p3_x", "z") for n in range(3))
+    # Every old id, whichever side of "p2_" it sorts to, and b's newest three of the six rows of both its ids.
+    assert state.rename("p2_", lambda users: [user.replace("p1_", "p2_") for user in users]) == 2
+    assert state.newest("p1_a", 9) == []
+    assert [event.event_id for event in state.newest("p2_a", 9)] == ["p1_a-0", "p1_a-1", "p1_a-2"]
+    assert [event.event_id for event in state.newest("p2_b", 9)] == ["p2_b-1", "p1_b-2", "p2_b-2"]
+    assert len(state.newest("p3_x", 9)) == len(state.newest("z", 9)) == 3
+    assert state.rename("p2_", lambda users: [user.replace("p1_", "p2_") for user in users]) == 0

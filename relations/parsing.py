@@ -31,8 +31,10 @@ _EPOCH = re.compile(r"-?\d{1,18}(\.\d+)?")
 _ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?(Z|z|[+-]\d{2}:?\d{2})?)?$"
 # Ten digits of seconds, give or take one, span 1973 to 5138; fewer may as well be a date such as 20260301.
 _DIGITS = {"s": r"^\d{9,11}$", "ms": r"^\d{12,14}$", "us": r"^\d{15,17}$"}
+_SPANS = {"s": (10**8, 10**11), "ms": (10**11, 10**14), "us": (10**14, 10**17)}
 _US = {"s": 1_000_000, "ms": 1_000, "us": 1}
-_LARGEST = 2**63 - 1
+# Years 1 to 9999, in microseconds.
+_FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
 EXCERPT = 80
 
 
@@ -221,12 +223,23 @@ def _name(value: object) -> str:
 def _times(stated: Stated, unit: str) -> Parsed:
     """Times finer than a microsecond are cut to it."""
     if isinstance(stated, pa.ChunkedArray) and pa.types.is_timestamp(stated.type):
-        return Parsed(
-            _flat(stated).cast(pa.timestamp("us", tz=stated.type.tz), safe=False).cast(pa.int64()).cast(TIME), {}
-        )
+        return _stamps(_flat(stated))
+    if isinstance(stated, pa.ChunkedArray) and pa.types.is_signed_integer(stated.type):
+        whole = _epochs(_flat(stated).cast(pa.int64()), unit)
+        if whole is not None:
+            return Parsed(whole, {})
     texts = _time_texts(stated)
     if texts is None:
         return _cell_by_cell(stated, TIME, lambda value: _time(value, unit))
+    whole = _all_iso(texts) if unit == "auto" else None
+    # A leading zero would count as a digit of the unit.
+    if whole is None and pc.all(pc.ascii_is_decimal(texts)).as_py() and not pc.any(pc.starts_with(texts, "0")).as_py():
+        try:
+            whole = _epochs(texts.cast(pa.int64()), unit)
+        except pa.ArrowInvalid:  # beyond 64 bits, or digits of another script
+            whole = None
+    if whole is not None:
+        return Parsed(whole, {})
     micros = pc.coalesce(_iso_column(texts), _epoch_column(texts, unit))
     rows = np.flatnonzero(pc.and_(pc.is_valid(texts), pc.is_null(micros)).to_numpy(zero_copy_only=False))
     if not len(rows):
@@ -237,6 +250,18 @@ def _times(stated: Stated, unit: str) -> Parsed:
     mask[rows] = True
     whole = pc.replace_with_mask(micros, pa.array(mask), rest.values.cast(pa.int64()))
     return Parsed(whole.cast(TIME), {int(rows[index]): why for index, why in rest.unread.items()})
+
+
+def _stamps(values: pa.Array) -> Parsed:
+    """Arrow's own times. Of one without a zone, UTC is meant."""
+    unit = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 0}[values.type.unit]
+    numbers = values.cast(pa.int64())
+    low, high = (_FIRST // unit, _LAST // unit) if unit else (-(2**63), 2**63 - 1)
+    fits = pc.and_(pc.greater_equal(numbers, low), pc.less_equal(numbers, high))
+    rows = pc.indices_nonzero(pc.invert(fits)).to_pylist()
+    fitting = pc.if_else(fits, values, None) if rows else values
+    micros = fitting.cast(pa.timestamp("us", tz=values.type.tz), safe=False).cast(pa.int64())
+    return Parsed(micros.cast(TIME), dict.fromkeys(rows, "a time beyond the years 1 to 9999"))
 
 
 def _time_texts(stated: Stated) -> pa.Array | None:
@@ -250,6 +275,29 @@ def _time_texts(stated: Stated) -> pa.Array | None:
         test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_null)
     ):
         return values.cast(pa.string())
+    return None
+
+
+def _all_iso(texts: pa.Array) -> pa.Array | None:
+    """The column as times, where it is ISO 8601 throughout, with a zone in every row or in none; else None."""
+    if texts.null_count == len(texts) or not pc.all(pc.match_substring_regex(texts, _ISO)).as_py():
+        return None
+    for kind in (TIME, pa.timestamp("us")):
+        try:
+            return texts.cast(kind).cast(pa.int64()).cast(TIME)
+        except pa.ArrowInvalid:
+            continue
+    return None
+
+
+def _epochs(numbers: pa.Array, unit: str) -> pa.Array | None:
+    """The column as times, where every number is plainly an epoch of `unit` (auto: of the same); else None."""
+    low, high = (pc.min_max(numbers)[end].as_py() for end in ("min", "max"))
+    if low is None:
+        return None
+    for name, (least, most) in _SPANS.items():
+        if unit in ("auto", name) and low >= least and high < most:
+            return pc.multiply(numbers, _US[name]).cast(TIME)
     return None
 
 
@@ -273,7 +321,8 @@ def _epoch_column(texts: pa.Array, unit: str) -> pa.Array:
             fits = pc.match_substring_regex(texts, pattern if unit == "auto" else r"^\d{1,12}$")
             if pc.any(fits).as_py():
                 epochs = pc.if_else(fits, texts, pa.scalar(None, pa.string())).cast(pa.int64())
-                micros = pc.coalesce(micros, pc.multiply(epochs, _US[name]))
+                whole = pc.multiply(epochs, _US[name])
+                micros = pc.coalesce(micros, pc.if_else(pc.less_equal(whole, _LAST), whole, None))
     return micros
 
 
@@ -302,6 +351,6 @@ def _time(value: object, unit: str) -> datetime | int:
         if not unit:
             raise Unread(f"{excerpt(value)} is an epoch of {len(whole)} digits: its unit is unclear; set time_unit")
     micros = int(Decimal(said) * _US[unit])
-    if abs(micros) > _LARGEST:
+    if not _FIRST <= micros <= _LAST:
         raise Unread(f"{excerpt(value)} is beyond the range of times")
     return micros

@@ -150,3 +150,36 @@ def test_arrow_columns_read_as_their_python_values_do() -> None:
 def test_messages_stay_short() -> None:
     assert len(excerpt("x" * 10_000_000)) <= 80
     assert excerpt("=cmd|' /C calc'!A0\n").isprintable()
+
+
+def _clock_texts() -> st.SearchStrategy[str]:
+    times = st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(2199, 1, 1))
+    zones = st.sampled_from(["", "Z", "z", "+02:00", "-0530"])
+    iso = st.tuples(times, zones, st.sampled_from(["T", " "])).map(lambda said: said[0].isoformat(said[2]) + said[1])
+    epochs = st.integers(min_value=0, max_value=10**18).map(str)
+    odd = st.sampled_from(["01772366400", "2026-03-01", "2026-03-01T12", "2026-03-01T12:00:00,5Z", "٣٠٠٠٠٠٠٠٠٠", "1e9"])
+    return st.one_of(iso, epochs, odd)
+
+
+@given(st.lists(_clock_texts(), min_size=1, max_size=6), st.sampled_from(["auto", "s", "ms", "us"]))
+def test_a_time_reads_alike_alone_and_in_any_company(texts: list[str], unit: str) -> None:
+    alone = [parse([text], TIME, time_unit=unit) for text in texts]
+    for stated in (texts, pa.chunked_array([pa.array(texts)])):
+        together = parse(stated, TIME, time_unit=unit)
+        assert together.values.to_pylist() == [parsed.values[0].as_py() for parsed in alone]
+        assert sorted(together.unread) == [row for row, parsed in enumerate(alone) if parsed.unread]
+
+
+@given(st.lists(st.integers(min_value=-(10**18), max_value=10**18), min_size=1, max_size=4))
+def test_a_whole_number_of_time_reads_as_its_digits_do(numbers: list[int]) -> None:
+    as_numbers = parse(pa.chunked_array([pa.array(numbers, pa.int64())]), TIME)
+    as_texts = parse([str(number) for number in numbers], TIME)
+    assert as_numbers.values.to_pylist() == as_texts.values.to_pylist()
+    assert as_numbers.unread.keys() == as_texts.unread.keys()
+
+
+def test_arrow_times_beyond_the_calendar_are_refused_and_not_wrapped() -> None:
+    stated = pa.chunked_array([pa.array([0, 10**15, None, -(10**12)], pa.timestamp("s"))])
+    parsed = parse(stated, TIME)
+    assert parsed.values.to_pylist() == [datetime(1970, 1, 1, tzinfo=UTC), None, None, None]
+    assert sorted(parsed.unread) == [1, 3]

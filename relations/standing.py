@@ -18,7 +18,7 @@ def keyed(rows: ibis.Table, key: Sequence[str], *also: str) -> ibis.Table:
     """(key, *also): the columns `key` as one text that differs where they differ. A single column stays as it is."""
     if len(key) == 1:
         return rows.select(rows[key[0]].name("key"), *also)
-    parts = [_escaped(rows[name].cast("string")) for name in key]
+    parts = [_escaped(_text(rows[name])) for name in key]
     return rows.select(ibis.literal("\x1f").join(parts).name("key"), *also)
 
 
@@ -69,6 +69,11 @@ def item_counts(events: ibis.Table, *, since: ibis.Value, without: str = "dislik
     """Events an item since `since` → (item_id, count), most first, ties by item_id; `without` does not recommend."""
     recent = events.filter((events.event_time >= since) & (events.behaviour != without) & events.item_id.notnull())
     return recent.group_by("item_id").agg(count=recent.count()).order_by([ibis.desc("count"), "item_id"])
+
+
+def _text(value: ibis.Value) -> ibis.Value:
+    """A time as text without its zone, which DuckDB writes and Spark does not; both stand at UTC."""
+    return (value.cast("timestamp") if value.type().is_timestamp() else value).cast("string")
 
 
 def _escaped(text: ibis.Value) -> ibis.Value:

@@ -31,7 +31,7 @@ class Engine:
     backend: Any
 
     def rows(self, files: Sequence[str], *, schema: pa.Schema, name: str) -> "ibis.Table":
-        """The Parquet files of one table version, registered as `name`, with exactly the columns of `schema`.
+        """The Parquet files of one table version as a view `name`, with exactly the columns of `schema`.
 
         A column that a file lacks, because it was written before the column was added, is null there. No files: no
         rows. The files are read where they lie, column by column as a query asks.

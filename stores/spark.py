@@ -62,6 +62,18 @@ class SparkBackend(Backend):  # type: ignore[misc]  # Ibis has no types
             query = self.compile(expr.as_table(), params=params, limit=limit, **kwargs)
             return expr.__pyarrow_result__(self._session.sql(query).toArrow())
 
+    def to_parquet(
+        self, expr: Any, /, path: str | Path, *, params: Any = None, limit: Any = None, **kwargs: Any
+    ) -> None:
+        """One file, as on DuckDB, where Spark would write a folder of them."""
+        folder = Path(f"{path}.parts")
+        with _quiet():
+            self._run_pre_execute_hooks(expr)
+            frame = self._session.sql(self.compile(expr.as_table(), params=params, limit=limit))
+        frame.coalesce(1).write.parquet(str(folder), mode="overwrite", **kwargs)
+        next(folder.glob("part-*.parquet")).replace(path)
+        shutil.rmtree(folder)
+
     def _register_in_memory_table(self, op: Any) -> None:
         with _quiet():
             frame = self._session.createDataFrame(op.data.to_pyarrow(op.schema))
@@ -104,6 +116,7 @@ def _session(folder: Path, *, memory_mb: int, threads: int) -> SparkSession:
         "spark.driver.memory": f"{memory_mb}m",
         "spark.local.dir": str(folder),
         "spark.log.level": "ERROR",
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": str(threads),
         "spark.sql.warehouse.dir": str(folder / "warehouse"),

@@ -293,6 +293,19 @@ def test_rows_in_memory_join_on_both(engines: Engines) -> None:
     assert content_digest(found[0]) == content_digest(found[1]) == content_digest(memory.slice(0, 2))
 
 
+@pytest.mark.parametrize("rows", [0, 300])
+def test_a_result_is_written_as_one_file(
+    rows: int, engines: Engines, inputs: dict[str, pa.Table], tmp_path: Path
+) -> None:
+    for engine, tables in (("duckdb", engines.duckdb), ("spark", engines.spark)):
+        file = tmp_path / f"{engine}.parquet"
+        tables["events" if rows else "none"].to_parquet(file)
+        assert content_digest(pq.read_table(file).cast(EVENTS)) == content_digest(
+            tables["events"].to_pyarrow().cast(EVENTS).slice(0, rows)
+        )
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_without_java_the_message_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pyspark", reason="the extra `spark` is not installed")
     monkeypatch.setenv("PATH", str(tmp_path))

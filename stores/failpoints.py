@@ -23,6 +23,16 @@ INGEST: tuple[str, ...] = (
     "ingest.landing",  # the landing file is gone, the intent not yet
 )
 
+PRIVACY: tuple[str, ...] = (
+    "privacy.ordered",  # what is to be done is written down, and nothing of it is done
+    "privacy.key",  # a rotation's new key is in force, nothing is lifted yet
+    "privacy.state",  # serving's user state is done
+    "privacy.table",  # the first table that has users is done
+    "privacy.files",
+    "privacy.vacuumed",
+    "privacy.receipt",  # the receipt is filed, the order still there
+)
+
 
 def reach(name: str) -> None:
     """End the process here if the environment says so."""

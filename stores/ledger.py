@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from relations.errors import GateRefused, UsageError
 from stores.approval import Limits, check_approval, outdated_by, overdue
-from stores.audit import find_problems, read_audit
+from stores.audit import append_audit, find_problems, read_audit
 from stores.champion import former_reign, move_champion, present_reign, read_champion, read_reigns
 from stores.home import Home
 from stores.ledger_records import (
@@ -297,6 +297,12 @@ class Ledger:
                 promoted = read_trial(tx, left.trial)
                 close_trial(tx, promoted, state=TrialState.ROLLED_BACK, actor=actor, reason=why, now=now)
         return reached
+
+    def note(self, *, actor: str, action: str, subject: str, payload: Mapping[str, Any], now: datetime) -> None:
+        """Put an act on the record that moves no champion and no trial; one of this subject is there once."""
+        with self._database.write() as tx:
+            if not any((entry.action, entry.subject) == (action, subject) for entry in read_audit(tx)):
+                append_audit(tx, actor=actor, action=action, subject=subject, payload=payload, now=now)
 
     # What may happen
 

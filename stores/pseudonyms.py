@@ -64,6 +64,11 @@ class Keys:
         """Of new pseudonyms, from 1."""
         return len(self.pseudonym)
 
+    @property
+    def prefix(self) -> str:
+        """Of every pseudonym in force, and of no older one."""
+        return f"p{self.version}_"
+
     def user(self, raw: str) -> str:
         """The pseudonym in force of one raw id."""
         return self.users((raw,))[0]
@@ -89,10 +94,9 @@ class Keys:
 
     def lift_all(self, pseudonyms: Sequence[str]) -> list[str]:
         """As `lift`, in order. A list without older ones costs a look at each."""
-        current = f"p{self.version}_"
-        if all(said.startswith(current) for said in pseudonyms):
+        if all(said.startswith(self.prefix) for said in pseudonyms):
             return list(pseudonyms)
-        return [said if said.startswith(current) else _lifted(said, self._links) for said in pseudonyms]
+        return [said if said.startswith(self.prefix) else _lifted(said, self._links) for said in pseudonyms]
 
     def event_id(
         self,

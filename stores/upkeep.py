@@ -12,12 +12,12 @@ from datetime import timedelta
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from deltalake import DeltaTable, write_deltalake
+from deltalake import write_deltalake
 from deltalake.exceptions import DeltaError
 
 from relations.errors import DependencyFailed
 from relations.schemas import SCHEMAS
-from stores.lake import Lake, configuration
+from stores.lake import Lake
 
 _BATCH = 131_072
 _VALUES = 1_000  # in one predicate
@@ -29,7 +29,7 @@ class LakeKeeper(Lake):
 
     def delete(self, table: str, *, column: str, values: Sequence[str]) -> None:
         """Drop the rows whose `column` is one of `values`. Files without such a row stay as they are."""
-        if (found := self._ready(table)) is None:
+        if (found := self._open(table)) is None:
             return
         for start in range(0, len(values), _VALUES):
             listed = ", ".join(_quoted(value) for value in values[start : start + _VALUES])
@@ -38,18 +38,24 @@ class LakeKeeper(Lake):
 
     def rewrite(self, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
         """Replace all rows by `change` of them, in one commit; a batch of rows at a time, so that memory is flat."""
-        if (found := self._ready(table)) is None or not (files := found.file_uris()):
+        if (found := self._open(table)) is None or not (files := found.file_uris()):
             return
         schema = SCHEMAS[table]
-        # Not delta-rs's own reader: it cannot run inside its writer.
-        rows = ds.dataset(files, schema=schema, format="parquet")
 
         def changed() -> Iterator[pa.RecordBatch]:
-            for batch in rows.to_batches(batch_size=_BATCH, batch_readahead=2, fragment_readahead=1):
-                yield from change(pa.Table.from_batches([batch])).cast(schema).to_batches()
+            for rows in _batches(files, schema):
+                yield from change(rows).cast(schema).to_batches()
 
         with self._writing(table):
-            write_deltalake(found, pa.RecordBatchReader.from_batches(schema, changed()), mode="overwrite")
+            write_deltalake(
+                found, pa.RecordBatchReader.from_batches(schema, changed()), mode="overwrite", schema_mode="overwrite"
+            )
+
+    def batches(self, table: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """All rows, some at a time."""
+        found = self._open(table)
+        schema = pa.schema([SCHEMAS[table].field(name) for name in columns])
+        yield from _batches([] if found is None else found.file_uris(), schema)
 
     def vacuum(self, table: str, *, keep: timedelta) -> int:
         """Delete the files that the current version does not need and that are older than `keep`; their number."""
@@ -86,17 +92,6 @@ class LakeKeeper(Lake):
                 path.unlink(missing_ok=True)
         return len(gone)
 
-    def _ready(self, table: str) -> DeltaTable | None:
-        """The newest version, its log set not to hold statistics of ids: those outlive the rows."""
-        found = self._open(table)
-        if found is not None:
-            wanted, stated = configuration(table), found.metadata().configuration
-            missing = {name: value for name, value in wanted.items() if stated.get(name) != value}
-            if missing:
-                with self._writing(table):
-                    found.alter.set_table_properties(missing)
-        return found
-
     @contextmanager
     def _writing(self, table: str) -> Iterator[None]:
         try:
@@ -105,6 +100,14 @@ class LakeKeeper(Lake):
             raise DependencyFailed(
                 f"{self._path(table)}: cannot be rewritten: {error}; make space or fix the disk, then repeat"
             ) from error
+
+
+def _batches(files: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
+    # Not delta-rs's own reader: it cannot run inside its writer.
+    for batch in ds.dataset(list(files), schema=schema, format="parquet").to_batches(
+        batch_size=_BATCH, batch_readahead=2, fragment_readahead=1
+    ):
+        yield pa.Table.from_batches([batch])
 
 
 def _quoted(value: str) -> str:

@@ -19,8 +19,6 @@ _ROWS_A_TRANSACTION = 5_000
 _USERS_A_TRIM = 5_000
 _VARIABLES = 500  # ids in one look-up, below SQLite's limit on bound variables
 _TRIES = 50
-_FORMAT = 1
-"""In the file's user_version: what is deleted is overwritten. A file of before may still hold what it deleted."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -58,7 +56,7 @@ class UserState:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = _connect(path, busy_seconds)
-            _prepare(self._writer)
+            self._writer.executescript(_SCHEMA)
             self._reader = _connect(path, busy_seconds)
         except (sqlite3.Error, OSError) as error:
             raise self._failed("opened", error) from error
@@ -227,12 +225,6 @@ def _connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     # NORMAL may lose the newest commits on power loss, never the file's consistency; the events table has them.
     connection.execute("PRAGMA synchronous = NORMAL")
+    # What is deleted is overwritten with zeros: a forgotten user, and the rows that were trimmed before.
     connection.execute("PRAGMA secure_delete = ON")
     return connection
-
-
-def _prepare(writer: sqlite3.Connection) -> None:
-    writer.executescript(_SCHEMA)
-    if writer.execute("PRAGMA user_version").fetchone()[0] < _FORMAT:
-        writer.execute("VACUUM")
-        writer.execute(f"PRAGMA user_version = {_FORMAT}")

@@ -147,21 +147,6 @@ def test_a_forgotten_user_is_gone_from_the_bytes_too(tmp_path: Path) -> None:
     assert state.forget(["p1_canary"]) == 0
 
 
-def test_a_file_of_before_is_purged_when_it_is_opened(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    UserState(path).close()
-    old = sqlite3.connect(path)
-    old.execute("PRAGMA user_version = 0")
-    old.execute("PRAGMA secure_delete = OFF")
-    old.executemany("INSERT INTO events VALUES ('p1_canary', ?, ?, 'i', 'click')", [(n, f"c{n}") for n in range(500)])
-    old.execute("DELETE FROM events")
-    old.commit()
-    old.close()
-    assert b"p1_canary" in path.read_bytes()
-    UserState(path).close()
-    assert b"p1_canary" not in path.read_bytes()
-
-
 def test_users_are_renamed_where_their_id_is_an_older_one(tmp_path: Path) -> None:
     state = UserState(tmp_path / "state.db", keep=3)
     state.absorb(row(user, f"{user}-{n}", n) for user in ("p1_a", "p1_b", "p2_b", "p3_x", "z") for n in range(3))

@@ -1,0 +1,247 @@
+"""What a person may ask of the data: to be forgotten, and that the key of the pseudonyms be changed.
+
+Both are orders: written down in `staging/order.json` before anything is touched, carried out under the ingest lock, and
+finished by whoever takes that lock next if the process is killed. Every step can be repeated. The order alone names the
+person; it goes last, after a receipt that names nobody.
+"""
+
+import html
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from relations.errors import DependencyFailed
+from relations.schemas import SCHEMAS
+from stores.failpoints import reach
+from stores.home import Home
+from stores.pseudonyms import Keys, draw_key, newest_version
+from stores.upkeep import LakeKeeper
+from stores.user_state import UserState
+
+WITH_USERS = tuple(table for table, schema in SCHEMAS.items() if "user" in schema.names)
+FORGET, ROTATE = "forget", "rotate"
+FORGOTTEN = b"[forgotten]"
+_NOW = timedelta(0)
+_PART, _OVERLAP = 1 << 20, 1 << 13  # bytes; no id is as long as the overlap
+_UNPACKED = 1 << 28
+"""How much of a rejected file's decompressed bytes are searched: it may have been rejected for being a bomb."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """`receipt`: what will be filed, complete but for the counts of what is found on the way.
+
+    `raw` and `pseudonyms` are of the users to forget; `version` is the key to rotate to.
+    """
+
+    kind: str
+    receipt: Mapping[str, Any]
+    raw: tuple[str, ...] = ()
+    pseudonyms: tuple[str, ...] = ()
+    version: int = 0
+
+
+class Mentions:
+    """Finds texts in bytes of any kind, as whole words, as they are or as JSON and HTML write them."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        written = {form for text in texts for form in _forms(text)}
+        # The longest first: of "ada" and "ada-1", the whole.
+        either = b"|".join(re.escape(form) for form in sorted(written, key=lambda form: (-len(form), form)))
+        self._pattern = re.compile(rb"(?<![\w\x80-\xff-])(?:" + either + rb")(?![\w\x80-\xff-])") if either else None
+
+    def within(self, data: bytes) -> bool:
+        return self._pattern is not None and self._pattern.search(data) is not None
+
+    def blotted(self, data: bytes) -> bytes:
+        return data if self._pattern is None else self._pattern.sub(FORGOTTEN, data)
+
+
+def carry_out(home: Home, order: Order) -> dict[str, Any]:
+    """Write `order` down and do it; returns its receipt. The caller holds the ingest lock."""
+    path = _order_file(home)
+    try:
+        descriptor = os.open(temporary := path.with_suffix(".part"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogatepass") as file:
+            json.dump(asdict(order), file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise DependencyFailed(f"{path}: cannot write the order: {error}; make space, then repeat") from error
+    reach("privacy.ordered")
+    return _execute(home, order)
+
+
+def finish_interrupted(home: Home) -> dict[str, Any] | None:
+    """Do what a killed process had begun; its receipt, None where nothing was. The caller holds the ingest lock."""
+    path = _order_file(home)
+    try:
+        said = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+        said |= {name: tuple(said[name]) for name in ("raw", "pseudonyms")}
+        order = Order(**said)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise DependencyFailed(
+            f"{path}: not readable as an order ({error}); move it away and repeat the `ratchet forget` or "
+            "`ratchet privacy rotate` that was cut off"
+        ) from error
+    return _execute(home, order)
+
+
+def receipts(home: Home) -> list[dict[str, Any]]:
+    """All that were filed, oldest first."""
+    files = [file for kind in (FORGET, ROTATE) for file in (home.reports / kind).glob("*.json")]
+    found: list[dict[str, Any]] = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return sorted(found, key=lambda receipt: (receipt["asked"], receipt["id"]))
+
+
+def _execute(home: Home, order: Order) -> dict[str, Any]:
+    steps: dict[str, Callable[[Home, Order], dict[str, Any]]] = {FORGET: _forget, ROTATE: _rotate}
+    try:
+        found = steps[order.kind](home, order)
+        receipt = {**order.receipt, **found, "finished": datetime.now(UTC).isoformat()}
+        _file_receipt(home, order.kind, receipt)
+        reach("privacy.receipt")
+        _order_file(home).unlink()
+    except OSError as error:
+        raise DependencyFailed(
+            f"{error.filename or home.root}: {error.strerror}; make space or mend the disk: the next ingest goes on"
+        ) from error
+    return receipt
+
+
+def _forget(home: Home, order: Order) -> dict[str, Any]:
+    keeper, users = LakeKeeper(home.lake), order.pseudonyms
+    mentions = Mentions((*order.raw, *users))
+    if home.user_state.exists():  # first: from here on the user is unknown to serving
+        state = UserState(home.user_state)
+        try:
+            state.forget(users)
+        finally:
+            state.close()
+    reach("privacy.state")
+    for table in WITH_USERS:
+        keeper.delete(table, column="user", values=users)
+        reach("privacy.table")
+    _drop_unreadable(keeper, mentions)
+    _drop_sequences(home)
+    rejected = [file for file in _files(home.rejected) if any(mentions.within(part) for part in _parts(file))]
+    for file in rejected:
+        file.unlink()
+    blotted = [file for file in _files(home.reports) if _blot(file, mentions)]
+    reach("privacy.files")
+    _vacuum(keeper)
+    return {"files": {"rejected": len(rejected), "reports": len(blotted)}}
+
+
+def _rotate(home: Home, order: Order) -> dict[str, Any]:
+    if newest_version(home.keys) < order.version:
+        draw_key(home.keys, order.version)
+    reach("privacy.key")
+    keys, keeper = Keys.load(home.keys), LakeKeeper(home.lake)
+    for table in WITH_USERS:
+        keeper.rewrite(table, lambda rows: lifted(rows, keys))
+        reach("privacy.table")
+    if home.user_state.exists():
+        state = UserState(home.user_state)
+        try:
+            state.rename(keys.prefix, keys.lift_all)
+        finally:
+            state.close()
+    reach("privacy.state")
+    _drop_sequences(home)
+    _vacuum(keeper)
+    return {}
+
+
+def lifted(rows: pa.Table, keys: Keys) -> pa.Table:
+    """`rows` with every pseudonym of an older key as one of the key in force."""
+    at = rows.schema.get_field_index("user")
+    users = rows.column(at).combine_chunks().dictionary_encode()
+    newest = pa.array(keys.lift_all(users.dictionary.to_pylist()), pa.string())
+    return rows.set_column(at, rows.schema.field(at), newest.take(users.indices))
+
+
+def _drop_unreadable(keeper: LakeKeeper, mentions: Mentions) -> None:
+    """Quarantined rows that nobody could read, so that no user is known of them: those whose bytes name the person."""
+
+    def others(rows: pa.Table) -> pa.Table:
+        named = [
+            user is None and mentions.within(raw)
+            for user, raw in zip(rows.column("user").to_pylist(), rows.column("raw").to_pylist(), strict=True)
+        ]
+        return rows.filter(pa.array([not each for each in named], pa.bool_()))
+
+    if any(others(rows).num_rows < rows.num_rows for rows in keeper.batches("quarantine", ("user", "raw"))):
+        keeper.rewrite("quarantine", others)
+
+
+def _drop_sequences(home: Home) -> None:
+    """They are derived from the lake: the next training builds them again."""
+    if home.sequences.exists():
+        shutil.rmtree(home.sequences)
+    home.sequences.mkdir()
+
+
+def _vacuum(keeper: LakeKeeper) -> None:
+    """Also of tables that held none of it now: older versions may have."""
+    for table in WITH_USERS:
+        keeper.vacuum(table, keep=_NOW)
+        keeper.trim(table, keep=_NOW)
+    reach("privacy.vacuumed")
+
+
+def _blot(file: Path, mentions: Mentions) -> bool:
+    data = file.read_bytes()
+    if not mentions.within(data):
+        return False
+    temporary = file.with_name(f".{file.name}.part")
+    temporary.write_bytes(mentions.blotted(data))
+    temporary.replace(file)
+    return True
+
+
+def _parts(file: Path) -> Iterator[bytes]:
+    """The bytes, then those of what is compressed in them as far as they can be read; in overlapping parts."""
+    for codec in (None, "gzip", "bz2", "zstd"):
+        try:
+            with pa.input_stream(str(file), compression=codec) as stream:
+                tail, left = b"", _UNPACKED if codec else file.stat().st_size
+                while left > 0 and (part := stream.read(min(_PART, left))):
+                    left -= len(part)
+                    yield tail + part
+                    tail = part[-_OVERLAP:]
+        except (OSError, pa.ArrowException):
+            continue  # not of this codec, or cut off
+
+
+def _file_receipt(home: Home, kind: str, receipt: Mapping[str, Any]) -> None:
+    folder = home.reports / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{receipt['id']}.json"
+    temporary = file.with_suffix(".part")
+    temporary.write_text(json.dumps(receipt, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(file)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _order_file(home: Home) -> Path:
+    return home.staging / "order.json"
+
+
+def _forms(text: str) -> set[bytes]:
+    forms = (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], html.escape(text))
+    return {form.encode("utf-8", "surrogatepass") for form in forms}

@@ -1,0 +1,128 @@
+"""JSON lines: one object a row. Values are those of Python's json: integers stay integers, texts stay texts."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from relations.parsing import excerpt
+from stores.readers.chunks import Chunk
+from stores.readers.expanding import Expanding
+from stores.readers.lines import Lines, filled_lines
+from stores.readers.rowwise import lazily, row_chunks, texts_chunk
+
+_PARSE_BYTES = 4 << 20
+
+
+def read_jsonl(source: Expanding, *, chunk_rows: int) -> Iterator[Chunk]:
+    """A chunk's names are those of its rows, in the order of the alphabet."""
+    yield from row_chunks(Lines(source, rows=chunk_rows), JsonRows(), rows=chunk_rows)
+
+
+class JsonRows:
+    """Remembers which columns held texts, since Arrow would otherwise take texts that look like times for times."""
+
+    names: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self._texts: tuple[str, ...] = ()
+
+    def fast(self, data: bytes) -> Chunk | None:
+        """Rows of flat objects, one on each line, whose columns are each of one type."""
+        rows = data.count(b"\n") + (not data.endswith(b"\n"))
+        if not data.startswith(b"{") or data.count(b"\n{") + 1 != rows:
+            return None  # blank lines, indented ones, an object over several lines, or something else than an object
+        table = self._table(data)
+        # Each line begins an object, none holds another, and there are as many: each line is one.
+        if table is None or table.num_rows != rows or not table.num_columns:
+            return None
+        if not all(_agrees(name, table.column(name), data) for name in table.schema.names):
+            return None
+
+        def lines() -> list[bytes]:
+            return filled_lines(data)
+
+        names = tuple(sorted(table.schema.names))
+        return texts_chunk(names, table, {}, lazily(lines))
+
+    def exact(self, data: bytes, *, start: int, stop: int, final: bool) -> tuple[Chunk, int]:
+        lines = filled_lines(data[start:stop])
+        rows: list[dict[str, object]] = []
+        unreadable: dict[int, str] = {}
+        for number, line in enumerate(lines):
+            row = _object(line)
+            if isinstance(row, str):
+                unreadable[number] = row
+            rows.append(row if isinstance(row, dict) else {})
+        names = tuple(sorted({name for row in rows for name in row}))
+
+        def column(name: str) -> Sequence[object]:
+            return [row.get(name) for row in rows]
+
+        return Chunk(0, len(rows), names, unreadable, column, lines.__getitem__), stop - start
+
+    def _table(self, data: bytes) -> pa.Table | None:
+        table = _read(data, self._texts)
+        if table is None:
+            self._texts = ()
+            return None
+        types = dict(zip(table.schema.names, table.schema.types, strict=True))
+        texts = [name for name in self._texts if table.column(name).null_count < table.num_rows]
+        times = [name for name, kind in types.items() if pa.types.is_timestamp(kind)]
+        if times or len(texts) < len(self._texts):
+            # A column that we only asked for may be absent; one that looks like times holds texts.
+            table = _read(data, (*texts, *times))
+        if table is not None:
+            self._texts = tuple(field.name for field in table.schema if pa.types.is_string(field.type))
+        return table
+
+
+def _read(data: bytes, texts: Sequence[str]) -> pa.Table | None:
+    from pyarrow import json as arrow_json
+
+    try:
+        return arrow_json.read_json(
+            pa.BufferReader(data),
+            read_options=arrow_json.ReadOptions(block_size=_PARSE_BYTES),
+            parse_options=arrow_json.ParseOptions(explicit_schema=pa.schema([(name, pa.string()) for name in texts])),
+        )
+    except (pa.ArrowException, UnicodeDecodeError):
+        return None
+
+
+def _agrees(name: str, column: pa.ChunkedArray, data: bytes) -> bool:
+    """Whether Arrow's values are Python's: no nested ones, valid UTF-8, no whole number turned into a fraction."""
+    kind = column.type
+    if pa.types.is_string(kind):
+        try:
+            column.validate(full=True)
+        except pa.ArrowException:
+            return False
+        return True
+    if pa.types.is_floating(kind):
+        key = re.escape(json.dumps(name, ensure_ascii=False).encode())
+        whole = re.search(key + rb"\s*:\s*-?\d+\s*[,}]", data)
+        disguised = b"\\" in data and re.search(rb'\\[^"\n]*"\s*:', data)  # a key may be spelt with escapes
+        return not whole and not disguised and pc.all(pc.is_finite(column)).as_py() is not False
+    return bool(pa.types.is_null(kind) or pa.types.is_boolean(kind) or pa.types.is_int64(kind))
+
+
+def _object(line: bytes) -> dict[str, object] | str:
+    """The object on a line, or what is wrong with it."""
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 at byte {error.start} of the row"
+    except RecursionError:
+        return "JSON nested too deeply"
+    except ValueError as error:
+        return f"not JSON: {error}"
+    if not isinstance(row, dict):
+        return f"JSON, but {_kind(row)} where an object is expected"
+    return row
+
+
+def _kind(value: object) -> str:
+    return {list: "a list", str: "a text", bool: "a truth value", type(None): "null"}.get(type(value), excerpt(value))

@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recommend": ("cli.commands.serve", "Ask the running server for one user."),
     "ledger": ("cli.commands.ledger", "Show or verify the record of who promoted what."),
     "quarantine": ("cli.commands.quarantine", "Rows that failed, and why."),
+    "forget": ("cli.commands.privacy", "Forget users: rows, history, derived state."),
+    "privacy": ("cli.commands.privacy", "Rotate the pseudonyms' key, opt users out."),
     "doctor": ("cli.commands.doctor", "Check this machine and this home."),
     "bench": ("cli.commands.bench", "Run a benchmark by name."),
 }

@@ -38,7 +38,7 @@ from stores.clock import home_now
 from stores.home import Home
 from stores.landing_log import LandingLog
 from stores.ledger import Ledger
-from stores.pseudonyms import Keys
+from stores.pseudonyms import Keys, newest_version
 from stores.settings import Settings
 from stores.user_state import UserState
 
@@ -53,6 +53,7 @@ class Service:
 
     def __init__(self, home: Home, settings: Settings, *, ledger: LedgerView) -> None:
         serving = settings.serving
+        self._key_folder = home.keys
         keys = Keys.load(home.keys)
         tokens = Tokens(keys.token, days=serving.token_days)
         self.user_state = UserState(home.user_state)
@@ -94,6 +95,23 @@ class Service:
                 await asyncio.to_thread(self.watcher.refresh)
             except Exception:  # the next look may succeed; without this the watch would end for good
                 _LOG.exception("looking at the ledger failed")
+            try:
+                await self._follow_keys()
+            except RatchetError as error:
+                _LOG.warning("%s", error)
+
+    async def _follow_keys(self) -> None:
+        """Take a rotated key into use, and give the users' state of older keys their new pseudonyms.
+
+        The second at every look: a request that had begun under the old key may have written since.
+        """
+        keys = self.desk.keys
+        if await asyncio.to_thread(newest_version, self._key_folder) > keys.version:
+            keys = await asyncio.to_thread(Keys.load, self._key_folder)
+            self.desk.keys = self.recommender.keys = keys  # between two requests: none sees both
+            _LOG.info("pseudonyms are of key version %d from now on", keys.version)
+        if keys.version > 1:
+            await asyncio.to_thread(self.user_state.rename, keys.prefix, keys.lift_all)
 
     async def hand_over(self, seconds: float) -> None:
         while True:

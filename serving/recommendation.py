@@ -66,7 +66,8 @@ class Recommender:
         repeatable_ids: bool = False,
     ) -> None:
         """`repeatable_ids`: request ids follow from user and time, so that a simulation repeats itself."""
-        self._keys = keys
+        self.keys = keys
+        """Replaced whole when a key was rotated."""
         self._tokens = tokens
         self._policy = policy
         self._watcher = watcher
@@ -82,10 +83,11 @@ class Recommender:
         exposures cannot be written: what is not logged is not shown.
         """
         snapshot = self._watcher.current  # once: all of this answer is of one snapshot
-        user = self._keys.user(request.user_id)
+        names = self.keys.history(request.user_id)
+        user = names[0]
         bot = self._bots.broken_by(user, now_us=now_us)
         assignment = _assignment(snapshot, user)
-        history, error = self._history(request, user)
+        history, error = self._history(request, names)
         excluded = set(request.exclude)
         if self._policy.exclude_seen:
             excluded.update(item for item, _ in history)
@@ -149,12 +151,15 @@ class Recommender:
         }
         return _json({"request_id": request_id, "items": shown, "model": model}).encode()
 
-    def _history(self, request: RecommendRequest, user: str) -> tuple[list[tuple[str, str]], str | None]:
+    def _history(self, request: RecommendRequest, names: Sequence[str]) -> tuple[list[tuple[str, str]], str | None]:
+        """Of the user with these pseudonyms, the one in force first."""
         stated = request.history()
         if stated is not None:
             return stated, None
         try:
-            past = self._user_state.newest(user, self._user_state.keep)
+            past = self._user_state.newest(names[0], self._user_state.keep)
+            if not past and len(names) > 1:  # a rotation has changed the key and not yet this user's state
+                past = self._user_state.newest(names[1], self._user_state.keep)
         except DependencyFailed as error:  # a lost cache costs quality, never the answer
             _LOG.warning("%s", error)
             return [], str(error)
@@ -232,7 +237,7 @@ class Recommender:
         if len(self._repeats) > 100_000:
             self._repeats.popitem(last=False)
         said = f"request {user} {now_us} {number} {digest}".encode()
-        return hmac.digest(self._keys.token, said, "sha256").hex()[:32]
+        return hmac.digest(self.keys.token, said, "sha256").hex()[:32]
 
 
 def _assignment(snapshot: Snapshot, user: str) -> Assignment:

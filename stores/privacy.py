@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,6 +30,8 @@ from stores.user_state import UserState
 WITH_USERS = tuple(table for table, schema in SCHEMAS.items() if "user" in schema.names)
 FORGET, ROTATE = "forget", "rotate"
 FORGOTTEN = b"[forgotten]"
+WISH = "wish-"
+"""Begins the name of the file in staging that holds a user's opt-out on its way to the door."""
 _NOW = timedelta(0)
 _PART, _OVERLAP = 1 << 20, 1 << 13  # bytes; no id is as long as the overlap
 _UNPACKED = 1 << 28
@@ -39,7 +42,8 @@ _UNPACKED = 1 << 28
 class Order:
     """`receipt`: what will be filed, complete but for the counts of what is found on the way.
 
-    `raw` and `pseudonyms` are of the users to forget; `version` is the key to rotate to.
+    `raw` and `pseudonyms` are of the users to forget; `version` is the key to rotate to, and `pause_seconds` how long a
+    server may take to see it: users' state moves to the new pseudonyms only then, so that nobody is unknown meanwhile.
     """
 
     kind: str
@@ -47,6 +51,7 @@ class Order:
     raw: tuple[str, ...] = ()
     pseudonyms: tuple[str, ...] = ()
     version: int = 0
+    pause_seconds: float = 0.0
 
 
 class Mentions:
@@ -135,6 +140,8 @@ def _forget(home: Home, order: Order) -> dict[str, Any]:
         reach("privacy.table")
     _drop_unreadable(keeper, mentions)
     _drop_sequences(home)
+    for wish in home.staging.glob(f"{WISH}*"):  # of a process that was killed over it
+        wish.unlink()
     rejected = [file for file in _files(home.rejected) if any(mentions.within(part) for part in _parts(file))]
     for file in rejected:
         file.unlink()
@@ -153,6 +160,7 @@ def _rotate(home: Home, order: Order) -> dict[str, Any]:
         keeper.rewrite(table, lambda rows: lifted(rows, keys))
         reach("privacy.table")
     if home.user_state.exists():
+        time.sleep(order.pause_seconds)
         state = UserState(home.user_state)
         try:
             state.rename(keys.prefix, keys.lift_all)

@@ -77,12 +77,21 @@ def models_to_retire(home: Home, settings: Settings) -> list[dict[str, Any]]:
 
     A model that went on from such a model holds the trace too, whenever it was trained.
     """
-    records = {record.version: record for record in Ledger.of(home, settings).versions()}
+    ledger = Ledger.of(home, settings)
+    records, champion = {record.version: record for record in ledger.versions()}, ledger.champion()
     by: dict[int, str] = {}
     for receipt in receipts(home):
         for version in descended(records.values(), {model["version"] for model in receipt.get("models", ())}):
             by[version] = min(by.get(version, receipt["retire_by"]), receipt["retire_by"])
-    return [{"version": version, "digest": records[version].digest, "retire_by": by[version]} for version in sorted(by)]
+    return [
+        {
+            "version": version,
+            "digest": records[version].digest,
+            "retire_by": by[version],
+            "champion": champion is not None and champion.version == version,
+        }
+        for version in sorted(by)
+    ]
 
 
 def descended(records: Iterable[VersionRecord], versions: set[int]) -> set[int]:

@@ -34,7 +34,8 @@ def rotate_keys(home: Home, settings: Settings, *, actor: str, reason: str, now:
             "reason": reason,
             "key_version": version,
         }
-        done = carry_out(home, Order(ROTATE, receipt, version=version))
+        pause = 2 * settings.serving.poll_seconds
+        done = carry_out(home, Order(ROTATE, receipt, version=version, pause_seconds=pause))
     record_receipts(home, settings)
     return done
 

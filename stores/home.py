@@ -6,7 +6,8 @@ from pathlib import Path
 
 from relations.errors import DependencyFailed, UsageError
 
-FORMAT = 1
+FORMAT = 2
+"""1 had narrower tables: no searches, contexts, warnings."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,16 @@ class Home:
                 f"{marker}: not readable as a home's marker ({error}); restore it from a backup"
             ) from error
         if version != FORMAT:
-            raise UsageError(f"{marker}: format {version}, this version of Ratchet reads {FORMAT}")
+            raise UsageError(
+                f"{marker}: format {version}, this version of Ratchet reads {FORMAT}; "
+                "make a new home and ingest the logs again"
+            )
         return Home(root.resolve(), simulation)
 
     def folders(self) -> tuple[Path, ...]:
         return (
             self.lake,
+            self.sequences,
             self.staging,
             *(self.landing / kind for kind in ("events", "items", "users", "exposures", "feedback")),
             self.rejected,
@@ -78,6 +83,11 @@ class Home:
     def lake(self) -> Path:
         """Delta tables, one folder each."""
         return self.root / "lake"
+
+    @property
+    def sequences(self) -> Path:
+        """Users' sequences as flat arrays for training, derived from the lake."""
+        return self.root / "sequences"
 
     @property
     def staging(self) -> Path:

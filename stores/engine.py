@@ -66,14 +66,14 @@ def connect(engine: EngineName, *, folder: Path, memory_mb: int = MEMORY_MB, thr
     """
     if engine == "spark":
         return Engine("spark", _spark(folder, memory_mb=memory_mb, threads=threads or 2))
-    import ibis
+    from stores.duck import DuckBackend
 
     # A name of its own: two DuckDB instances in one spill folder would write each other's files.
     spill = folder / f"duckdb-{uuid.uuid4().hex[:12]}"
     limits: dict[str, Any] = {"memory_limit": f"{memory_mb}MiB", "temp_directory": str(spill)}
     if threads is not None:
         limits["threads"] = threads
-    return Engine("duckdb", ibis.duckdb.connect(**limits))
+    return Engine("duckdb", DuckBackend().connect(**limits))
 
 
 @contextmanager

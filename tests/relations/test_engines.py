@@ -306,6 +306,16 @@ def test_a_result_is_written_as_one_file(
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_result_comes_in_batches(engines: Engines) -> None:
+    """The same rows in the same order, none of them twice."""
+    for tables in (engines.duckdb, engines.spark):
+        ordered = user_histories(tables["events"], also=("event_id",))
+        batches = list(ordered.to_pyarrow_batches(chunk_size=64))
+        assert max(batch.num_rows for batch in batches) <= 64
+        assert pa.Table.from_batches(batches).to_pylist() == ordered.to_pyarrow().to_pylist()
+        assert list(user_histories(tables["none"]).to_pyarrow_batches()) == []
+
+
 def test_without_java_the_message_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pyspark", reason="the extra `spark` is not installed")
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -62,7 +62,8 @@ class SourceSettings(Section):
     uri: str = ""
     """Where the schedule looks for new data: a folder or pattern on any fsspec URL, or kafka://host:port/topic."""
     options: dict[str, str] = {}
-    """Passed to the file system (key, secret, endpoint_url, …) or to the Kafka client (group.id, sasl.…)."""
+    """Passed to the file system (key, secret, endpoint_url, …; `a.b` is entry b of a) or to the Kafka client (sasl.…).
+    `env:NAME` stands for that variable's value, so that no secret need be in this file."""
     format: Format = "auto"
     columns: dict[str, str] = {}
     """Ratchet's column name → the source's."""
@@ -295,6 +296,8 @@ def _explain(file: str, problem: Any, variables: dict[tuple[str, str], str]) -> 
         near = difflib.get_close_matches(key, _known(sections), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(_known(sections)))}"
         return f"{where}{key} is not a setting{hint}"
+    if place[0] == "sources" and (len(place) < 3 or "options" in place):
+        return f"{where}{key}: {problem['msg']}"  # an option may be a secret
     return f"{where}{key} = {problem['input']!r}: {problem['msg']}"
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from relations.errors import DependencyFailed, UsageError
+from relations.errors import DependencyFailed, SettingsError, UsageError
 from stores.remote import listing, opened, resolved, scrubbed, shown
+from stores.settings import load_settings
 
 
 class Shop:
@@ -177,3 +178,11 @@ def test_no_secret_is_shown() -> None:
     assert shown("s3://bucket/a@b") == "s3://bucket/a@b"
     said = scrubbed("me:geheim said secret1\nand abcdef", "ftp://me:geheim@h/?token=abcdef", {"secret": "secret1"})
     assert said == "*** said *** and ***"
+
+
+@pytest.mark.parametrize("options", ["{ secret = 4711 }", "{ client_kwargs = { secret = 'x4711' } }", "['4711']"])
+def test_settings_that_are_wrong_do_not_repeat_an_option(tmp_path: Path, options: str) -> None:
+    (tmp_path / "ratchet.toml").write_text(f"[sources.shop]\nuri = 's3://b'\noptions = {options}\n")
+    with pytest.raises(SettingsError, match=r"\[sources\.shop") as error:
+        load_settings(tmp_path / "ratchet.toml", environment={})
+    assert "4711" not in str(error.value)

@@ -1,6 +1,7 @@
 """The door: files into the lake, one delivery each, and serving brought up to date."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -9,9 +10,12 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.opening import open_home
+from relations.errors import DependencyFailed
 from stores.clock import home_now
 from stores.lake import Lake
-from tasks.ingesting import deliver_file, ingest_landing, refresh_serving
+from tasks.ingesting import deliver_file, ingest_landing, kinds_in
+from tasks.polling import poll_sources
+from tasks.refreshing import refresh_serving
 
 
 @flow(name="ingest", log_prints=False)
@@ -19,34 +23,57 @@ def ingest(
     home: str,
     config: str | None = None,
     uris: list[str] | None = None,
-    kind: str = "events",
+    kind: str | None = None,
     source: str = "file",
     format: str = "auto",
     now: datetime | None = None,
 ) -> dict[str, Any]:
-    """Deliver `uris`, or without any what waits in the landing folder; {"receipts": […], "totals": {…}}.
+    """Deliver `uris`, or without any what waits in the landing folder and is new in the polled sources.
 
-    An unreadable file has its receipt like any other and stops no file after it.
+    {"receipts": […], "failures": [{"source", "message"}], "totals": {…}}.
+
+    `kind` None: what the format says that a file holds, one delivery a kind; events where it says nothing.
+
+    An unreadable file has its receipt like any other and stops no file after it; a source that fails stops no other.
+    Raises DependencyFailed where one failed and nothing else was delivered.
     """
     place, settings = open_home(home, config)
     at = now or home_now(place, settings)
     receipts = deliver(home, config, uris=uris or [], kind=kind, source=source, format=format, now=at)
+    failures: list[dict[str, str]] = []
+    if not uris and any(source.uri for source in settings.sources.values()):
+        polled = poll(home, config, now=at)
+        receipts, failures = [*receipts, *polled["receipts"]], polled["failures"]
     refresh(home, config, deliveries=[receipt["delivery_id"] for receipt in receipts if receipt["kind"] == "events"])
-    create_markdown_artifact(receipts_markdown(receipts), key="ingest", description=f"{len(receipts)} deliveries")
-    return {"receipts": receipts, "totals": Lake(place.lake).totals()}
+    markdown = receipts_markdown(receipts, failures)
+    create_markdown_artifact(markdown, key="ingest", description=f"{len(receipts)} deliveries")
+    if failures and not receipts:
+        raise DependencyFailed("\n".join(f"[sources.{each['source']}] {each['message']}" for each in failures))
+    return {"receipts": receipts, "failures": failures, "totals": Lake(place.lake).totals()}
 
 
 @task(name="deliver", cache_policy=NO_CACHE)
 def deliver(
-    home: str, config: str | None, *, uris: Sequence[str], kind: str, source: str, format: str, now: datetime
+    home: str, config: str | None, *, uris: Sequence[str], kind: str | None, source: str, format: str, now: datetime
 ) -> list[dict[str, Any]]:
     place, settings = open_home(home, config)
     if not uris:
         return [receipt.as_json() for receipt in ingest_landing(home=place, settings=settings, now=now)]
     return [
-        deliver_file(uri, home=place, settings=settings, kind=kind, source=source, format=format, now=now).as_json()
+        deliver_file(uri, home=place, settings=settings, kind=each, source=source, format=format, now=now).as_json()
         for uri in uris
+        for each in ((kind,) if kind else kinds_in(uri, settings=settings, source=source, format=format))
     ]
+
+
+@task(name="poll", cache_policy=NO_CACHE)
+def poll(home: str, config: str | None, *, now: datetime) -> dict[str, Any]:
+    place, settings = open_home(home, config)
+    polled = poll_sources(home=place, settings=settings, now=now)
+    return {
+        "receipts": [receipt.as_json() for receipt in polled.receipts],
+        "failures": [asdict(failure) for failure in polled.failures],
+    }
 
 
 @task(name="refresh-serving", cache_policy=NO_CACHE)
@@ -55,12 +82,15 @@ def refresh(home: str, config: str | None, *, deliveries: Sequence[str]) -> int:
     return refresh_serving(place, settings, deliveries)
 
 
-def receipts_markdown(receipts: Sequence[dict[str, Any]]) -> str:
-    """One line a delivery, and below it why rows were held back."""
+def receipts_markdown(receipts: Sequence[dict[str, Any]], failures: Sequence[dict[str, str]] = ()) -> str:
+    """One line a delivery, and below it why rows were held back; first what failed before it was a delivery."""
+    failed = [f"- **{failure['source']}** failed: {failure['message']}" for failure in failures]
     if not receipts:
-        return "Nothing waited in the landing folder."
+        return "\n".join([*failed, "" if failed else "Nothing waited in the landing folder."]).strip()
     names = ("delivered", "accepted", "quarantined", "duplicate", "late")
     lines = [
+        *failed,
+        *([""] if failed else []),
         f"| file | kind | {' | '.join(names)} | state | Data Docs |",
         f"|---|---|{'---:|' * len(names)}---|---|",
     ]

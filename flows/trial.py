@@ -9,7 +9,8 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from flows.opening import open_home
 from stores.clock import home_now
 from stores.ledger import Ledger
-from tasks.ingesting import ingest_landing, refresh_serving
+from tasks.ingesting import ingest_landing
+from tasks.refreshing import refresh_serving
 from tasks.tracking import track_look
 from tasks.trials import look_at_trial, newest_open_trial, start_trial, summary_markdown
 

@@ -12,8 +12,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -23,11 +23,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from relations.errors import DependencyFailed, UsageError
+from relations.errors import DependencyFailed
 from relations.schemas import DELIVERIES
 from stores.failpoints import reach
 from stores.home import Home
 from stores.lake import Lake
+from stores.privacy import finish_interrupted
 from stores.quarantine import reason_counts
 from stores.settings import LakeSettings, Section, Settings, SourceSettings, ValidationSettings
 
@@ -36,6 +37,8 @@ BATCH, COLUMNS = "batch", "columns"
 COMMITTED, WHOLE, UNREADABLE, EMPTY = "committed", "quarantined_whole", "unreadable", "empty"
 _SPOOL = ".spool"
 _CHUNK = 1 << 20
+
+Opened = Callable[[], AbstractContextManager[BinaryIO]]
 
 
 class Reading(Section):
@@ -47,8 +50,10 @@ class Reading(Section):
 
     @staticmethod
     def of(settings: Settings, *, source: str) -> "Reading":
+        stated = settings.sources.get(source, SourceSettings())
         return Reading(
-            source=settings.sources.get(source, SourceSettings()),
+            # Where a source lies and how it is reached decides nothing, and its options may hold secrets.
+            source=stated.model_copy(update={"uri": "", "options": {}}),
             validation=settings.validation,
             lake=settings.lake,
         )
@@ -66,6 +71,14 @@ class Request:
     pseudonymous: bool
     landing: tuple[tuple[str, int, int, int], ...] = ()
     """Path, inode, bytes and mtime (ns) of each landing file that the receipt releases."""
+    offsets: Mapping[str, int] = field(default_factory=dict)
+    """Stream partition → next offset, committed with the receipt; a polled object is a partition of its own."""
+    replays: str | None = None
+    """The delivery whose quarantined rows these are."""
+    marker: str = ""
+    """Which content of the URI this is (a polled object's etag, a topic's offsets); the receipt's uri ends in it."""
+    warnings: tuple[str, ...] = ()
+    """What the source had to say of these rows, for the receipt."""
 
     def fingerprint(self, reading: Reading) -> str:
         """How the bytes are read: with other settings the same file is another delivery."""
@@ -150,36 +163,33 @@ def ingest_lock(home: Home, *, seconds: float = 300.0) -> Iterator[None]:
     try:
         for left in home.staging.glob(f"{_SPOOL}-*"):  # the lock is held: whoever left these is gone
             discard(left)
+        finish_interrupted(home)
         yield
     finally:
         lock.release()
 
 
-def spool(paths: Sequence[Path], *, home: Home) -> tuple[Path, str]:
-    """Copy the files into staging, end to end; (folder, SHA-256 of the bytes). Raises UsageError, DependencyFailed."""
+def spool(inputs: Sequence[Opened], *, home: Home) -> tuple[Path, str]:
+    """Copy the inputs into staging, end to end; (folder, SHA-256 of the bytes).
+
+    Raises DependencyFailed where the disk refuses, and whatever opening or reading an input raises.
+    """
     folder = home.staging / f"{_SPOOL}-{os.getpid()}"
     digest = hashlib.sha256()
     try:
         folder.mkdir(parents=True)
         with (folder / "input").open("wb") as copy:
-            for path in paths:
-                with _opened(path) as source:
+            for opened in inputs:
+                with opened() as source:
                     while chunk := source.read(_CHUNK):
                         digest.update(chunk)
                         copy.write(chunk)
             copy.flush()
             os.fsync(copy.fileno())
     except OSError as error:
-        raise DependencyFailed(f"{folder}: cannot copy {paths[0]}: {error}; make space, then repeat") from error
+        raise DependencyFailed(f"{folder}: cannot copy the input: {error}; make space, then repeat") from error
     reach("ingest.spooled")
     return folder, digest.hexdigest()
-
-
-def _opened(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}; check the path") from error
 
 
 def discard(folder: Path) -> None:
@@ -271,16 +281,20 @@ def _batch_message(held: pa.Table) -> str:
     return ""
 
 
+def _request(said: dict[str, Any]) -> Request:
+    landing = tuple((*mark,) for mark in said.pop("landing"))
+    return Request(**{**said, "landing": landing, "warnings": tuple(said["warnings"])})
+
+
 def _read_intent(path: Path) -> Intent:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         request = said.pop("request")
-        landing = request.pop("landing")
         said.pop("folder")
         return Intent(
             **{
                 **said,
-                "request": Request(**request, landing=tuple((*mark,) for mark in landing)),
+                "request": _request(request),
                 "reading": Reading.model_validate(said["reading"]),
                 "received_time": datetime.fromisoformat(said["received_time"]),
                 "folder": path.parent,

@@ -4,12 +4,12 @@ Every append carries a Delta app transaction. delta-rs accepts the same transact
 is read first and the write goes through the same handle; the delivery lock keeps other writers away meanwhile.
 """
 
-import warnings
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +18,8 @@ from deltalake.exceptions import DeltaError
 
 from relations.digest import content_digest
 from relations.errors import DependencyFailed, UsageError
-from relations.schemas import OUTSIDE_DIGEST, SCHEMAS, TIME
+from relations.schemas import KEYS, OUTSIDE_DIGEST, SCHEMAS, TIME
+from stores.engine import MEMORY_MB, Engine, EngineName, connect
 from stores.failpoints import reach
 
 if TYPE_CHECKING:
@@ -45,8 +46,10 @@ def configuration(table: str) -> dict[str, str]:
 class Lake:
     """All tables below one folder. Absent tables read as empty ones of their schema."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, engine: EngineName = "duckdb", memory_mb: int = MEMORY_MB) -> None:
+        """`engine` runs the relations, with at most `memory_mb` of rows in memory; the rest spills beside the lake."""
         self.root = root
+        self._choice = engine, memory_mb
 
     def version(self, table: str) -> int:
         """Newest version, -1 while the table does not exist."""
@@ -69,26 +72,20 @@ class Lake:
         return found.to_pyarrow_dataset().to_table(columns=names).cast(wanted)
 
     def relation(self, table: str, *, version: int | None = None) -> "ibis.Table":
-        """The rows as an Ibis table on this lake's one DuckDB connection, so that relations of a lake join.
+        """The rows as an Ibis table on this lake's one engine, so that relations of a lake join.
 
-        DuckDB reads the table's Parquet files where they lie, column by column as a query asks.
+        The engine reads the table's Parquet files where they lie, column by column as a query asks.
         """
         found = self._open(table, version)
-        files = found.file_uris() if found is not None else []
-        with warnings.catch_warnings():
-            # Ibis 12 asks DuckDB 2 for a schema by a name that DuckDB has renamed.
-            warnings.filterwarnings("ignore", message="fetch_arrow_table", category=DeprecationWarning)
-            if found is None or not files:
-                name = f"{table}_empty"
-                self._duckdb.con.register(name, SCHEMAS[table].empty_table())
-                return self._duckdb.table(name)
-            return self._duckdb.read_parquet(files, table_name=f"{table}_{found.version()}", union_by_name=True)
+        files = [] if found is None else found.file_uris()
+        name = f"{table}_{'empty' if found is None else found.version()}"
+        return self._engine.rows(files, schema=SCHEMAS[table], name=name)
 
     def staged(self, path: Path) -> "ibis.Table":
-        """A Parquet file outside the tables, on the same connection as `relation`."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="fetch_arrow_table", category=DeprecationWarning)
-            return self._duckdb.read_parquet(path)
+        """A Parquet file outside the tables, on the same engine as `relation`."""
+        import pyarrow.parquet as pq
+
+        return self._engine.rows([str(path)], schema=pq.read_schema(path), name=f"staged_{uuid.uuid4().hex}")
 
     def append(
         self,
@@ -125,6 +122,22 @@ class Lake:
         except DeltaError as error:
             raise DependencyFailed(f"{path}: Delta refused the commit: {error}; repeat the command") from error
 
+    def update(self, table: str, rows: pa.Table) -> None:
+        """Give the rows with the keys of `rows` the values of its other columns, in one commit. Idempotent.
+
+        Raises DependencyFailed when the disk fails.
+        """
+        found, key = self._open(table), KEYS[table]
+        if found is None or not rows.num_rows:
+            return
+        same = " AND ".join(f"here.{name} = there.{name}" for name in key)
+        values = {name: f"there.{name}" for name in rows.column_names if name not in key}
+        try:
+            merge = found.merge(rows, predicate=same, source_alias="there", target_alias="here")
+            merge.when_matched_update(values).execute()
+        except (OSError, DeltaError) as error:
+            raise DependencyFailed(f"{self._path(table)}: cannot be updated: {error}; make space, repeat") from error
+
     def offset(self, table: str, name: str) -> int | None:
         """The newest offset that an append committed under `name`; None before the first."""
         found = self._open(table)
@@ -159,12 +172,9 @@ class Lake:
         return newest
 
     @cached_property
-    def _duckdb(self) -> Any:
-        import ibis
-
-        connection = ibis.duckdb.connect()
-        connection.raw_sql("SET TimeZone = 'UTC'")
-        return connection
+    def _engine(self) -> Engine:
+        name, memory_mb = self._choice
+        return connect(name, folder=self.root.parent / "run", memory_mb=memory_mb)
 
     def _path(self, table: str) -> Path:
         if table not in SCHEMAS:

@@ -1,25 +1,21 @@
-"""Ingest below Prefect: spool, intent, verdict, commits, receipt; and what serving learns from it afterwards.
+"""Ingest below Prefect: spool, intent, verdict, commits, receipt.
 
 Each step can be cut by kill -9 and repeated. A command that finds its own unfinished delivery finishes that one
 instead of delivering a second time.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from expectations.pages import write_page
 from relations.errors import DataRejected, UsageError
 from stores.delivery import (
-    EMPTY,
     UNREADABLE,
     Intent,
+    Opened,
     Reading,
     Receipt,
     Request,
@@ -36,14 +32,14 @@ from stores.home import Home
 from stores.lake import Lake
 from stores.landing import FOLDERS, FROM_SERVING, deliveries
 from stores.pseudonyms import Keys
-from stores.quarantine import reason_counts
-from stores.settings import Settings
-from stores.sources import read_batch
-from tasks.judging import Verdict, judge_batch
+from stores.quarantine import settle
+from stores.readers.opening import kinds_of
+from stores.remote import is_local, local_path, opened, shown
+from stores.settings import Settings, SourceSettings
+from tasks.judging import Verdict, judge_delivery
 
 KINDS = ("events", "items", "users", "exposures")
 SERVING = "serving"
-POPULARITY_DAYS = 7.0
 
 
 def ingest_file(
@@ -58,10 +54,10 @@ def ingest_file(
     now: datetime,
     dry_run: bool = False,
 ) -> Receipt:
-    """Deliver one file. `landing`: judge lateness and skew as for a stream. `dry_run`: judge and write nothing.
+    """Deliver one file or object. `landing`: judge lateness and skew as for a stream. `dry_run`: commit nothing.
 
     The file stays where it is. Raises UsageError (no such file or kind), DataRejected (no row of it can be read; its
-    receipt says `unreadable`), DependencyFailed (disk, or another ingest holds the home).
+    receipt says `unreadable`), DependencyFailed (disk, network, or another ingest holds the home).
     """
     receipt = deliver_file(
         uri,
@@ -94,14 +90,23 @@ def deliver_file(
     """As `ingest_file`, with an unreadable file as a receipt: its `message` says what is wrong with it."""
     if kind not in KINDS:
         raise UsageError(f"kind {kind!r}: not one of {', '.join(KINDS)}")
-    path = _local(uri)
-    stated = settings.sources[source].format if source in settings.sources and format == "auto" else format
-    # Exposures are written by serving alone, and serving writes pseudonyms.
-    request = Request(str(path), kind, source, stated, landing, source == SERVING or kind == "exposures")
+    stated = settings.sources.get(source, SourceSettings())
+    chosen = stated.format if format == "auto" else format
+    request = Request(_shown(uri), kind, source, chosen, landing, pseudonymous=source == SERVING)
+    stream = partial(opened, str(uri), stated.options)
     if dry_run:
-        return _rehearse(path, request, home=home, settings=settings, now=now)
+        return rehearse(stream, request, home=home, settings=settings, now=now)
     with ingest_lock(home):
-        return _deliver([path], request, home=home, settings=settings, now=now)
+        return deliver([stream], request, home=home, settings=settings, now=now)
+
+
+def kinds_in(uri: str | Path, *, settings: Settings, source: str, format: str) -> tuple[str, ...]:
+    """What a file delivers, where its format says so: a log of impressions is exposures and clicks."""
+    stated = settings.sources.get(source, SourceSettings())
+    chosen = stated.format if format == "auto" else format
+    with opened(str(uri), stated.options) as stream:
+        head = stream.read(1 << 16)
+    return kinds_of(_shown(uri), chosen, head)
 
 
 def ingest_landing(*, home: Home, settings: Settings, now: datetime) -> list[Receipt]:
@@ -113,12 +118,28 @@ def ingest_landing(*, home: Home, settings: Settings, now: datetime) -> list[Rec
     """
     receipts = []
     with ingest_lock(home):
-        receipts += [receipt for _, receipt in _resume(home)]
+        receipts += resume(home)
         for folder in FOLDERS:
             for paths in deliveries(home.landing / folder):
                 request = _landing_request(folder, paths, settings)
-                receipts.append(_deliver(paths, request, home=home, settings=settings, now=now))
+                streams = [partial(opened, str(path), {}) for path in paths]
+                receipts.append(deliver(streams, request, home=home, settings=settings, now=now))
     return receipts
+
+
+def deliver(streams: Sequence[Opened], request: Request, *, home: Home, settings: Settings, now: datetime) -> Receipt:
+    """Take the streams, end to end, through the door. The caller holds the ingest lock."""
+    reading = Reading.of(settings, source=request.source)
+    resumed = _resume(home)
+    folder, digest = spool(streams, home=home)
+    for intent, receipt in resumed:
+        # This very command was begun before and has just been finished; to deliver again would count it twice.
+        if (intent.digest, intent.request, intent.reading) == (digest, request, reading):
+            discard(folder)
+            return receipt
+    lake = _lake(home, reading)
+    intent = begin(folder, digest=digest, request=request, reading=reading, now=now, home=home, lake=lake)
+    return _complete(intent, home=home)
 
 
 def _landing_request(folder: str, paths: Sequence[Path], settings: Settings) -> Request:
@@ -138,50 +159,9 @@ def _landing_request(folder: str, paths: Sequence[Path], settings: Settings) -> 
     )
 
 
-def refresh_serving(home: Home, settings: Settings, deliveries: Sequence[str] = ()) -> int:
-    """Bring serving's user state and popularity list up to the events table; returns the rows absorbed.
-
-    Works from a mark of the last events version absorbed, so that a refresh lost to a kill is made up by the next;
-    `deliveries` are absorbed whatever the mark says. Idempotent, by event id. Popularity counts the
-    `POPULARITY_DAYS` before the newest event.
-    """
-    from stores.popularity import publish
-    from stores.user_state import UserState
-
-    lake = Lake(home.lake)
-    mark = home.serving / "absorbed.json"
-    version = lake.version("events")
-    absorbed = _absorbed(mark) if home.user_state.exists() else -1
-    if version < 0 or (version == absorbed and not deliveries and home.popularity.exists()):
-        return 0
-    new = _events_since(lake, absorbed, deliveries)
-    times = new.column("event_time").cast(pa.int64())
-    names = ("user", "event_id", "item_id", "behaviour")
-    state = UserState(home.user_state)
-    try:
-        state.absorb(zip(*(new.column(name).to_pylist() for name in names), times.to_pylist(), strict=True))
-    finally:
-        state.close()
-    publish(home.popularity, _popular(lake))
-    temporary = mark.with_suffix(".part")
-    temporary.write_text(json.dumps({"events": version}))
-    temporary.replace(mark)
-    return int(new.num_rows)
-
-
-def _deliver(paths: Sequence[Path], request: Request, *, home: Home, settings: Settings, now: datetime) -> Receipt:
-    """The lock is held."""
-    reading = Reading.of(settings, source=request.source)
-    resumed = _resume(home)
-    folder, digest = spool(paths, home=home)
-    for intent, receipt in resumed:
-        # This very command was begun before and has just been finished; to deliver again would count it twice.
-        if (intent.digest, intent.request, intent.reading) == (digest, request, reading):
-            discard(folder)
-            return receipt
-    lake = Lake(home.lake)
-    intent = begin(folder, digest=digest, request=request, reading=reading, now=now, home=home, lake=lake)
-    return _complete(intent, home=home)
+def resume(home: Home) -> list[Receipt]:
+    """Finish what an earlier ingest left unfinished. The caller holds the ingest lock."""
+    return [receipt for _, receipt in _resume(home)]
 
 
 def _resume(home: Home) -> list[tuple[Intent, Receipt]]:
@@ -190,11 +170,11 @@ def _resume(home: Home) -> list[tuple[Intent, Receipt]]:
 
 def _complete(intent: Intent, *, home: Home) -> Receipt:
     """Take a delivery from its intent to its receipt, whatever of it is done already."""
-    lake = Lake(home.lake)
+    lake = _lake(home, intent.reading)
     receipt = stored_receipt(lake, intent.delivery_id)
     if receipt is None or receipt.state == UNREADABLE:
         receipt = _judge_and_commit(intent, home=home, lake=lake)
-        lake.append("deliveries", receipt.row(), transaction=intent.delivery_id)
+        lake.append("deliveries", receipt.row(), transaction=intent.delivery_id, offsets=intent.request.offsets)
         reach("ingest.receipt")
     for table in (receipt.kind, "late", "quarantine", "deliveries"):
         lake.compact(table)
@@ -203,44 +183,64 @@ def _complete(intent: Intent, *, home: Home) -> Receipt:
 
 
 def _judge_and_commit(intent: Intent, *, home: Home, lake: Lake) -> Receipt:
-    request = intent.request
     try:
-        batch = read_batch(intent.input, uri=request.uri, kind=request.kind, format=request.format)
+        verdict = judge_delivery(intent, lake=lake, keys=Keys.load(home.keys))
     except DataRejected as error:
         return _receipt(intent, state=UNREADABLE, message=str(error), versions=intent.base)
-    reach("ingest.read")
-    keys = Keys.load(home.keys)
-    verdict = judge_batch(batch, intent, lake=lake, keys=keys)
-    receipt = _counted(intent, verdict, delivered=batch.rows)
+    receipt = _counted(intent, verdict)
     reach("ingest.judged")
-    return _commit(verdict, receipt, home=home, lake=lake)
+    return _commit(intent, verdict, receipt, home=home, lake=lake)
 
 
-def _commit(verdict: Verdict, receipt: Receipt, *, home: Home, lake: Lake) -> Receipt:
-    lake.append(receipt.kind, verdict.accepted, transaction=receipt.delivery_id)
+def _commit(intent: Intent, verdict: Verdict, receipt: Receipt, *, home: Home, lake: Lake) -> Receipt:
+    staged = verdict.staged
+    if staged is not None and verdict.accepted:
+        lake.append(receipt.kind, staged.accepted(), transaction=receipt.delivery_id)
     reach("ingest.accepted")
-    lake.append("late", verdict.late, transaction=receipt.delivery_id)
+    if staged is not None and verdict.late:
+        lake.append("late", staged.late(), transaction=receipt.delivery_id)
     reach("ingest.late")
-    lake.append("quarantine", verdict.quarantined, transaction=receipt.delivery_id)
+    if staged is not None and verdict.quarantined:
+        lake.append("quarantine", staged.quarantined(), transaction=receipt.delivery_id)
+    if intent.request.replays is not None and staged is not None:
+        settle(lake, intent.request.replays, by=receipt.delivery_id, rows=staged.placed().tolist())
     reach("ingest.quarantine")
     page = None
-    if verdict.result is not None:
-        written = write_page(home.reports / "data-docs", name=receipt.delivery_id, result=verdict.result)
+    if staged is not None:
+        written = write_page(
+            home.reports / "data-docs",
+            name=receipt.delivery_id,
+            results=verdict.evidence,
+            facts=_facts(receipt),
+            counts=verdict.broken,
+        )
         page = str(written.relative_to(home.root))
     reach("ingest.report")
     versions = {table: version for table, version in lake.versions().items() if table != "deliveries"}
     return replace(receipt, table_versions=versions, validation_result=page)
 
 
-def _rehearse(path: Path, request: Request, *, home: Home, settings: Settings, now: datetime) -> Receipt:
-    lake, reading = Lake(home.lake), Reading.of(settings, source=request.source)
-    intent = Intent("dry-run", "", request, reading, now, lake.versions(), repeats=False, folder=path.parent)
-    try:
-        batch = read_batch(path, uri=request.uri, kind=request.kind, format=request.format)
-    except DataRejected as error:
-        return _receipt(intent, state=UNREADABLE, message=str(error), versions=intent.base)
-    keys = Keys.load(home.keys)
-    return _counted(intent, judge_batch(batch, intent, lake=lake, keys=keys), delivered=batch.rows)
+def _facts(receipt: Receipt) -> dict[str, object]:
+    """What the head of a delivery's page says."""
+    names = ("uri", "kind", "source", "state", "delivered", "accepted", "quarantined", "duplicate", "late")
+    facts: dict[str, object] = {name: getattr(receipt, name) for name in names}
+    facts |= {"message": receipt.message} if receipt.message else {}
+    return facts | {f"warning {number}": said for number, said in enumerate(receipt.warnings, start=1)}
+
+
+def rehearse(stream: Opened, request: Request, *, home: Home, settings: Settings, now: datetime) -> Receipt:
+    """The receipt that a delivery would have; what it stages goes again."""
+    reading = Reading.of(settings, source=request.source)
+    lake = _lake(home, reading)
+    with ingest_lock(home):
+        folder, digest = spool([stream], home=home)
+        intent = Intent("dry-run", digest, request, reading, now, lake.versions(), repeats=False, folder=folder)
+        try:
+            return _counted(intent, judge_delivery(intent, lake=lake, keys=Keys.load(home.keys)))
+        except DataRejected as error:
+            return _receipt(intent, state=UNREADABLE, message=str(error), versions=intent.base)
+        finally:
+            discard(folder)
 
 
 def _receipt(intent: Intent, *, state: str, message: str, versions: Mapping[str, int]) -> Receipt:
@@ -250,7 +250,7 @@ def _receipt(intent: Intent, *, state: str, message: str, versions: Mapping[str,
         digest=intent.digest,
         kind=request.kind,
         source=request.source,
-        uri=request.uri,
+        uri=f"{request.uri}#{request.marker}" if request.marker else request.uri,
         received_time=intent.received_time,
         delivered=0,
         accepted=0,
@@ -263,64 +263,28 @@ def _receipt(intent: Intent, *, state: str, message: str, versions: Mapping[str,
     )
 
 
-def _counted(intent: Intent, verdict: Verdict, *, delivered: int) -> Receipt:
+def _counted(intent: Intent, verdict: Verdict) -> Receipt:
     """The receipt before its commits. Raises RuntimeError, our bug, when a row has no place or two."""
-    counts = {
-        "accepted": verdict.accepted.num_rows,
-        "quarantined": verdict.quarantined.num_rows,
-        "duplicate": verdict.duplicate,
-        "late": verdict.late.num_rows,
-    }
-    if sum(counts.values()) != delivered:
-        raise RuntimeError(f"{intent.request.uri}: {delivered} rows delivered, but {counts}; nothing was committed")
-    message = "no rows" if verdict.state == EMPTY else verdict.message
-    receipt = _receipt(intent, state=verdict.state, message=message, versions=intent.base)
-    return replace(receipt, delivered=delivered, reasons=reason_counts(verdict.quarantined), **counts)
+    counts = {name: getattr(verdict, name) for name in ("accepted", "quarantined", "duplicate", "late")}
+    if sum(counts.values()) != verdict.delivered:
+        raise RuntimeError(
+            f"{intent.request.uri}: {verdict.delivered} rows delivered, but {counts}; nothing was committed"
+        )
+    receipt = _receipt(intent, state=verdict.state, message=verdict.message, versions=intent.base)
+    return replace(
+        receipt,
+        delivered=verdict.delivered,
+        reasons=verdict.reasons,
+        warnings=(*intent.request.warnings, *verdict.warnings),
+        columns=verdict.columns,
+        profile=verdict.profile,
+        **counts,
+    )
 
 
-def _local(uri: str | Path) -> Path:
-    text = str(uri)
-    if "://" in text and not text.startswith("file://"):
-        raise UsageError(f"{text}: only local files are read; copy it here first")
-    path = Path(text.removeprefix("file://")).absolute()
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; name its files")
-    if not path.exists():
-        raise UsageError(f"{path}: no such file")
-    return path
+def _lake(home: Home, reading: Reading) -> Lake:
+    return Lake(home.lake, engine=reading.lake.engine, memory_mb=reading.lake.memory_mb)
 
 
-def _absorbed(mark: Path) -> int:
-    try:
-        return int(json.loads(mark.read_text())["events"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return -1  # absorbing again changes nothing
-
-
-def _events_since(lake: Lake, version: int, also: Sequence[str]) -> pa.Table:
-    """Events of the deliveries committed after `version` of the events table."""
-    columns = ["delivery_id", "user", "event_id", "item_id", "behaviour", "event_time"]
-    events = lake.read("events", columns=columns)
-    if version < 0:
-        return events
-    receipts = lake.read("deliveries", columns=["delivery_id", "kind", "table_versions"]).to_pylist()
-    new = [
-        row["delivery_id"]
-        for row in receipts
-        if row["kind"] == "events" and dict(row["table_versions"]).get("events", -1) > version
-    ]
-    return events.filter(pc.is_in(events.column("delivery_id"), pa.array([*new, *also], pa.string())))
-
-
-def _popular(lake: Lake) -> Sequence[tuple[str, int]]:
-    import ibis
-
-    from relations.standing import item_counts
-
-    watermark = lake.watermark("events")
-    if watermark is None:
-        return []
-    since = ibis.literal(watermark - timedelta(days=POPULARITY_DAYS))
-    counts: pa.Table = item_counts(lake.relation("events"), since=since).to_pyarrow()
-    pairs: list[Any] = list(zip(counts.column("item_id").to_pylist(), counts.column("count").to_pylist(), strict=True))
-    return pairs
+def _shown(uri: str | Path) -> str:
+    return str(local_path(str(uri))) if is_local(str(uri)) else shown(str(uri))

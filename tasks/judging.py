@@ -1,104 +1,251 @@
-"""From a batch to its verdict: which rows are accepted, held back, known already or too late.
+"""The verdict on one delivery: read, typed and held against the suite chunk by chunk, then as a whole.
 
-Reads the lake at the versions that the intent names and writes nothing, so that a retry comes to the same verdict
-even after some of its own tables are committed.
+A second reading, only when needed, fetches the rows that broke nothing by themselves and are held all the same:
+those of a batch held whole, and those that contradict another row with their key.
 """
 
-import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from stores.readers.opening import open_delivery
 
-from expectations.suites import ID_LENGTH
-from expectations.verdicts import Reason, judge
-from relations.digest import row_digests
-from relations.parsing import parse
-from relations.schemas import KEYS, LATE, OUTSIDE_DIGEST, QUARANTINE, SCHEMAS
+from expectations.masks import RowContract
+from expectations.verdicts import Reason, validate
+from relations.evolution import Drift, compare, merge, observed_type
+from relations.schemas import KEYS
+from stores.binding import Binding, Missing, bind
 from stores.delivery import BATCH, COLUMNS, COMMITTED, EMPTY, WHOLE, Intent
 from stores.lake import Lake
 from stores.pseudonyms import Keys
-from stores.readers.batches import Batch
-from stores.sources import Binding, bind, fields
+from stores.readers.chunks import Chunk, Delivered
+from tasks.deduplicating import find_newly_held, find_standings
+from tasks.judging_batches import BatchJudgement, judge_batch
+from tasks.staging_rows import Stage, Staged, Stamps, failed_rows
+from tasks.typing_rows import Typed, Users, typed
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A backfill may be of any age; what lies beyond this is an epoch in the wrong unit.
 FAR_FUTURE = datetime(2200, 1, 1, tzinfo=UTC)
-MAX_ATTRIBUTES = 64
+_TEXT_FORMATS = ("csv",)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Where each delivered row goes. `duplicate` is a count; the tables hold the rows to append."""
+    """Where each delivered row goes. `staged` is None where none goes anywhere (all rows are duplicates, or none)."""
 
     state: str
-    accepted: pa.Table
-    late: pa.Table
-    quarantined: pa.Table
-    duplicate: int
-    message: str
-    result: Any
-    """Great Expectations' validation result; None where nothing was judged."""
+    delivered: int
+    accepted: int = 0
+    quarantined: int = 0
+    duplicate: int = 0
+    late: int = 0
+    message: str = ""
+    warnings: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    profile: Mapping[str, float] = field(default_factory=dict)
+    reasons: tuple[tuple[str, int], ...] = ()
+    broken: Mapping[str, int] = field(default_factory=dict)
+    """Expectation and column → rows that broke it, the batch's duplicates included."""
+    evidence: tuple[Any, ...] = ()
+    """Great Expectations' validation results: of the rows (small deliveries), of the batch."""
+    staged: Staged | None = None
 
 
-@dataclass(frozen=True)
-class _Typed:
-    rows: pa.Table
-    untyped: dict[int, list[tuple[str, str]]]
+@dataclass
+class _Reading:
+    """What the first reading found, added up over the chunks."""
 
-
-def judge_batch(batch: Batch, intent: Intent, *, lake: Lake, keys: Keys) -> Verdict:
-    """The verdict on one delivery; every delivered row is in exactly one of its four places."""
-    request, reading = intent.request, intent.reading
-    empty = Verdict(
-        EMPTY, SCHEMAS[request.kind].empty_table(), LATE.empty_table(), QUARANTINE.empty_table(), 0, "", None
+    rows: int = 0
+    unreadable: int = 0
+    missing: dict[str, Missing] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+    types: dict[str, str] = field(default_factory=dict)
+    used: dict[str, str] = field(default_factory=dict)
+    warnings: Counter[Reason] = field(default_factory=Counter)
+    broken: Counter[str] = field(default_factory=Counter)
+    sample: list[tuple[pa.Table, Mapping[int, str], Mapping[int, Sequence[tuple[str, str]]]]] = field(
+        default_factory=list
     )
-    if batch.rows == 0:
-        return empty
+
+
+class _Door:
+    """One delivery's readings; they see the same chunks in the same way."""
+
+    def __init__(self, intent: Intent, keys: Keys) -> None:
+        self.intent = intent
+        self.users = Users(keys)
+        self.format = ""
+
+    @property
+    def text_source(self) -> bool:
+        """Whether the format has no types but what its texts say."""
+        return self.format in _TEXT_FORMATS
+
+    def chunks(self) -> Iterator[tuple[Chunk, Binding]]:
+        request, reading = self.intent.request, self.intent.reading
+        delivered: Delivered = open_delivery(
+            self.intent.input,
+            uri=request.uri,
+            kind=request.kind,
+            format=request.format,
+            max_expansion=reading.lake.max_expansion,
+        )
+        self.format = delivered.format
+        for chunk in delivered.chunks:
+            yield (
+                chunk,
+                bind(
+                    chunk.names,
+                    kind=request.kind,
+                    source=request.source,
+                    settings=reading.source,
+                    pseudonymous=request.pseudonymous,
+                    replayed=request.replays is not None,
+                ),
+            )
+
+    def typed(self, chunk: Chunk, binding: Binding) -> Typed:
+        request = self.intent.request
+        return typed(
+            chunk,
+            binding,
+            kind=request.kind,
+            source=request.source,
+            settings=self.intent.reading.source,
+            users=self.users,
+        )
+
+
+def judge_delivery(intent: Intent, *, lake: Lake, keys: Keys) -> Verdict:
+    """Judge and stage; every delivered row is in exactly one of its four places. Raises DataRejected: unreadable."""
+    door = _Door(intent, keys)
     if intent.repeats:
-        return Verdict(COMMITTED, empty.accepted, empty.late, empty.quarantined, batch.rows, "", None)
+        rows = sum(chunk.rows for chunk, _ in door.chunks())
+        return Verdict(COMMITTED, rows, duplicate=rows)
+    folder, request = intent.input.parent, intent.request
+    with Stage.passed(folder, request.kind) as passed, Stage.failed(folder, "failed") as failed:
+        found = _first_reading(door, passed, failed, keys)
+    if not found.rows:
+        return Verdict(EMPTY, 0, message="no rows")
 
-    binding = bind(
-        batch,
-        kind=request.kind,
-        source=request.source,
-        settings=reading.source,
-        pseudonymous=request.pseudonymous,
-    )
-    typed = _typed(batch, binding, intent, keys)
-    judgement = judge(
-        typed.rows,
-        kind=request.kind,
-        unreadable=batch.unreadable,
-        untyped=typed.untyped,
-        latest=_latest(intent),
-        skipped=[missing.column.replace("user_id", "user") for missing in binding.missing],
-    )
-    failures = dict(judgement.failures)
-    message = _held_whole(batch, binding, failures, intent)
+    streamed_events = request.streamed and request.kind == "events"
+    tables = [request.kind, "late"] if streamed_events else [request.kind]
+    standing = find_standings(passed, kind=request.kind, tables=tables, base=intent.base, lake=lake)
+    drift = _drift(found, intent, lake, text_source=door.text_source)
+    batch = judge_batch(passed, broken=found.broken, rows=found.rows, intent=intent, lake=lake)
+    held = _held_whole(found, failed.rows, drift, batch, intent)
 
-    passing = [row for row in range(batch.rows) if row not in failures]
-    rows = _stamped(typed.rows.take(pa.array(passing, pa.int64())), intent, keys)
-    standing = _standings(rows, intent, lake)
-    new = [place for place, found in enumerate(standing) if found == "new"]
-    for place, found in enumerate(standing):
-        if found == "conflict":
-            failures[passing[place]] = (_conflict(request.kind),)
-    duplicate = standing.count("duplicate")
-    accepted, late = rows.take(pa.array([] if message else new, pa.int64())), empty.late
-    if message:
-        for place in new:
-            failures[passing[place]] = (Reason(BATCH, "", message),)
-    elif request.streamed and request.kind == "events":
-        accepted, late = _split_late(accepted, intent, lake)
-    quarantined, known = _quarantine(batch, failures, intent, lake)
+    leaving = np.union1d(standing.duplicates, standing.conflicts)
+    conflict = _conflict(request.kind)
+    whole = tuple(Reason(*each) for each in held)
+    with Stage.failed(folder, "held") as second:
+        if whole or len(standing.conflicts):
+            _second_reading(
+                door, passed, second, keep=standing.duplicates, conflicts=standing.conflicts, why=(conflict, whole)
+            )
+    if whole:
+        leaving = np.arange(found.rows)
+    kept = find_newly_held(
+        (failed, second), kind=request.kind, source=request.source, version=intent.base.get("quarantine", -1), lake=lake
+    )
+    watermark = lake.watermark("events", version=intent.base.get("events", -1)) if streamed_events else None
+    bound = None if watermark is None else watermark - timedelta(hours=intent.reading.lake.allowed_lateness_hours)
+    stamps = Stamps(intent.received_time, request.source, intent.delivery_id)
+    staged = Staged(request.kind, passed, (failed, second), leaving, kept, bound, watermark, stamps)
+
+    late = 0 if whole else staged.late_rows()
+    going = 0 if whole else passed.rows - len(leaving)
+    known = failed.rows + second.rows - len(kept)
     return Verdict(
-        WHOLE if message else COMMITTED, accepted, late, quarantined, duplicate + known, message, judgement.result
+        WHOLE if whole else COMMITTED,
+        delivered=found.rows,
+        accepted=going - late,
+        quarantined=len(kept),
+        duplicate=len(standing.duplicates) + known,
+        late=late,
+        message="; ".join(why.message for why in whole),
+        warnings=(*drift.warnings, *batch.warnings, *_caught(found)),
+        columns=drift.next,
+        profile=batch.profile,
+        reasons=_reasons(staged),
+        broken=dict(found.broken.most_common()),
+        evidence=(*_evidence(found, intent), *batch.results),
+        staged=staged,
     )
+
+
+def _first_reading(door: _Door, passed: Stage, failed: Stage, keys: Keys) -> _Reading:
+    intent, kind = door.intent, door.intent.request.kind
+    found = _Reading()
+    with RowContract(kind, latest=_latest(intent)) as contract:
+        for chunk, binding in door.chunks():
+            typed_chunk = door.typed(chunk, binding)
+            absent = [missing.column.replace("user_id", "user") for missing in binding.missing]
+            verdict = contract.judge(
+                typed_chunk.rows, unreadable=chunk.unreadable, untyped=typed_chunk.untyped, skipped=absent
+            )
+            failing = dict(verdict.failing)
+            if absent and len(chunk.unreadable) < chunk.rows:
+                reasons = tuple(Reason(COLUMNS, missing.column, missing.message) for missing in binding.missing)
+                failing = {row: (*failing.get(row, ()), *reasons) for row in range(chunk.rows)}
+            passing = _complement(chunk.rows, failing)
+            passed.add(_identified(typed_chunk, passing, chunk.first, keys))
+            if failing:
+                users = typed_chunk.rows.column("user") if "user" in typed_chunk.rows.column_names else None
+                failed.add(
+                    failed_rows(chunk, failing, binding=binding, users=_or_null(users, chunk.rows), format=door.format)
+                )
+            _add_up(found, chunk, binding, typed_chunk, verdict, door)
+    return found
+
+
+def _add_up(found: _Reading, chunk: Chunk, binding: Binding, typed_chunk: Typed, verdict: Any, door: _Door) -> None:
+    found.missing = {
+        missing.column: missing for missing in binding.missing if not found.rows or missing.column in found.missing
+    }
+    found.rows += chunk.rows
+    found.unreadable += len(chunk.unreadable)
+    found.warnings.update(verdict.warnings)
+    found.broken.update(verdict.counts)
+    found.used |= binding.used
+    for name in chunk.names:
+        seen = observed_type(chunk.column(name), text_source=door.text_source)
+        found.types[name] = merge(found.types[name], seen) if name in found.types else seen
+    if found.rows <= door.intent.reading.validation.evidence_rows:
+        found.sample.append((typed_chunk.rows, chunk.unreadable, typed_chunk.untyped))
+    else:
+        found.sample.clear()
+
+
+def _second_reading(
+    door: _Door,
+    passed: Stage,
+    second: Stage,
+    *,
+    keep: np.ndarray[Any, Any],
+    conflicts: np.ndarray[Any, Any],
+    why: tuple[Reason, tuple[Reason, ...]],
+) -> None:
+    """Stage the conflicting rows and, of a batch held whole, every passed row that is not in `keep`."""
+    conflict, whole = why
+    rows = conflicts
+    if whole:
+        rows = np.setdiff1d(passed.numbers(), keep)
+    contradicts = set(conflicts.tolist())
+    for chunk, binding in door.chunks():
+        mine = rows[np.searchsorted(rows, chunk.first) : np.searchsorted(rows, chunk.first + chunk.rows)]
+        if len(mine):
+            reasons = {int(row) - chunk.first: ((conflict,) if int(row) in contradicts else ()) + whole for row in mine}
+            users = door.typed(chunk, binding).rows
+            column = users.column("user") if "user" in users.column_names else None
+            second.add(
+                failed_rows(chunk, reasons, binding=binding, users=_or_null(column, chunk.rows), format=door.format)
+            )
 
 
 def _latest(intent: Intent) -> datetime:
@@ -107,175 +254,88 @@ def _latest(intent: Intent) -> datetime:
     return intent.received_time + timedelta(minutes=intent.reading.lake.max_skew_minutes)
 
 
-def _typed(batch: Batch, binding: Binding, intent: Intent, keys: Keys) -> _Typed:
-    """Every column of the kind as its type; null where absent, and named in `untyped` where it could not be read."""
-    request, source = intent.request, intent.reading.source
-    unit = "s" if batch.format == "movielens" else source.time_unit
-    columns: dict[str, pa.Array] = {}
-    untyped: dict[int, list[tuple[str, str]]] = {}
-    kept = fields(request.kind)
-    for field in kept:
-        stated = binding.columns.get(field.name)
-        if stated is None:
-            columns[field.name] = pa.nulls(batch.rows, field.type)
-            continue
-        said = batch.column(stated)
-        if field.name == "behaviour" and source.behaviours:
-            known = said.to_pylist() if isinstance(said, pa.ChunkedArray) else said
-            said = [source.behaviours.get(value, value) if isinstance(value, str) else value for value in known]
-        parsed = parse(said, field.type, time_unit=unit)
-        values, unread = parsed.values, parsed.unread
-        if field.name == "user":
-            unread = dict.fromkeys(unread, f"{stated} is not a text or whole number")
-            if not request.pseudonymous:
-                values, refused = _pseudonyms(values, stated, keys)
-                unread |= refused
-        columns[field.name] = values
-        for row, why in unread.items():
-            untyped.setdefault(row, []).append((field.name, why))
-    if "attributes" in columns and "attributes" not in binding.columns and binding.extra:
-        columns["attributes"] = _attributes(batch, binding.extra[:MAX_ATTRIBUTES])
-    _fill(columns, untyped)
-    schema = pa.schema([field.with_nullable(True) for field in kept])
-    return _Typed(pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema), untyped)
+def _complement(rows: int, failing: Mapping[int, object]) -> pa.Array | None:
+    """The rows that did not fail; None for all of them."""
+    if not failing:
+        return None
+    passing = np.ones(rows, dtype=bool)
+    passing[np.fromiter(failing, int, len(failing))] = False
+    return pa.array(np.flatnonzero(passing))
 
 
-def _pseudonyms(raw: pa.Array, column: str, keys: Keys) -> tuple[pa.Array, dict[int, str]]:
-    """Raw ids leave here. A blank or endless one would hash to a fine pseudonym, so it is refused first."""
-    known: dict[str, str | None] = {}
-    users: list[str | None] = []
-    refused: dict[int, str] = {}
-    for row, value in enumerate(raw.to_pylist()):
-        if value is not None and value not in known:
-            fine = value.strip() and len(value) <= ID_LENGTH
-            known[value] = keys.user(value) if fine else None
-        users.append(None if value is None else known[value])
-        if value is not None and known[value] is None:
-            refused[row] = f"{column} is blank or longer than {ID_LENGTH} characters"
-    return pa.array(users, pa.string()), refused
+def _identified(typed_chunk: Typed, passing: pa.Array | None, first: int, keys: Keys) -> pa.Table:
+    """The passing rows with their numbers, and with derived ids where the source gives none."""
+    rows, roots = typed_chunk.rows, typed_chunk.roots
+    numbers = pa.array(np.arange(first, first + rows.num_rows))
+    if passing is not None:
+        rows, roots, numbers = rows.take(passing), roots.take(passing), numbers.take(passing)
+    if "event_id" in rows.column_names and rows.column("event_id").null_count:
+        place = rows.column_names.index("event_id")
+        rows = rows.set_column(place, "event_id", _event_ids(rows, roots, keys))
+    return rows.add_column(0, "row", numbers)
 
 
-def _attributes(batch: Batch, names: Sequence[str]) -> pa.Array:
-    """Columns that are none of ours describe an item or a user; they are kept as texts."""
-    kind = pa.map_(pa.string(), pa.string())
-    columns = []
-    for name in names:
-        said = batch.column(name)
-        columns.append(said.to_pylist() if isinstance(said, pa.ChunkedArray) else said)
-    rows = [
-        {name: value for name, value in zip(names, row, strict=True) if value is not None}
-        for row in zip(*columns, strict=True)
-    ]
-    parsed = parse(rows, kind)
-    return parsed.values
+def _event_ids(rows: pa.Table, roots: pa.Array, keys: Keys) -> pa.Array:
+    stated = rows.column("event_id")
+    lacking = pc.indices_nonzero(pc.is_null(stated))
+    bare = rows.take(lacking)
+    derived = keys.event_ids(
+        user_roots=roots.take(lacking).to_pylist(),
+        item_ids=bare.column("item_id").to_pylist(),
+        behaviours=bare.column("behaviour").to_pylist(),
+        event_times_us=bare.column("event_time").cast(pa.int64()).to_pylist(),
+        values=bare.column("value").to_pylist(),
+        queries=bare.column("query").to_pylist(),
+    )
+    if len(lacking) == len(stated):
+        return pa.chunked_array([pa.array(derived, pa.string())])
+    return pc.replace_with_mask(stated.combine_chunks(), pc.is_null(stated).combine_chunks(), pa.array(derived))
 
 
-def _fill(columns: dict[str, pa.Array], untyped: dict[int, list[tuple[str, str]]]) -> None:
-    """Defaults for what a source leaves out; never for what it states and we cannot read."""
-    defaults = {"valid_from": EPOCH, "available": True, "categories": []}
-    for name, default in defaults.items():
-        if name in columns and columns[name].null_count:
-            kind = columns[name].type
-            unread = {row for row, faults in untyped.items() if any(column == name for column, _ in faults)}
-            values = columns[name].to_pylist()
-            filled = [default if value is None and row not in unread else value for row, value in enumerate(values)]
-            columns[name] = pa.array(filled, kind)
+def _or_null(users: pa.ChunkedArray | None, rows: int) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.nulls(rows, pa.string())]) if users is None else users
 
 
-def _held_whole(batch: Batch, binding: Binding, failures: dict[int, tuple[Reason, ...]], intent: Intent) -> str:
-    """Why the batch is quarantined whole, empty if it is not; a missing column becomes every row's reason."""
-    if binding.missing and len(batch.unreadable) < batch.rows:
-        reasons = tuple(Reason(COLUMNS, missing.column, missing.message) for missing in binding.missing)
-        for row in range(batch.rows):
-            failures[row] = (*failures.get(row, ()), *reasons)
-        return "; ".join(missing.message for missing in binding.missing)
+def _drift(found: _Reading, intent: Intent, lake: Lake, *, text_source: bool) -> Drift:
+    """The source's columns against those of its newest committed delivery of this kind."""
+    request = intent.request
+    receipts = lake.read(
+        "deliveries",
+        version=intent.base.get("deliveries", -1),
+        columns=["received_time", "delivery_id", "kind", "source", "state", "columns"],
+    )
+    mine = receipts.filter(
+        (pc.field("kind") == request.kind) & (pc.field("source") == request.source) & (pc.field("state") == COMMITTED)
+    ).sort_by([("received_time", "ascending"), ("delivery_id", "ascending")])
+    stated = [dict(columns) for columns in mine.column("columns").to_pylist() if columns]
+    policy = "coerce" if request.replays else intent.reading.source.schema_policy
+    return compare(
+        stated[-1] if stated else {},
+        found.types,
+        bound=found.used,
+        policy=policy,
+        source=request.source,
+        text_source=text_source,
+    )
+
+
+def _held_whole(
+    found: _Reading, failed: int, drift: Drift, batch: BatchJudgement, intent: Intent
+) -> list[tuple[str, str, str]]:
+    """Why the batch is quarantined whole (expectation, column, message); empty if it is not."""
+    if found.missing and found.unreadable < found.rows:
+        return [(COLUMNS, column, missing.message) for column, missing in found.missing.items()]
+    if drift.held:
+        return [(COLUMNS, column, message) for column, message in drift.held]
     limits = intent.reading.validation
-    failing, share = len(failures), len(failures) / batch.rows
-    if failing == batch.rows or (batch.rows >= limits.min_rows_for_share and share > limits.max_failing_share):
-        return (
-            f"{failing} of {batch.rows} rows failed, a share of {share:.3f}; the batch is held back whole above "
+    share = failed / found.rows
+    if failed == found.rows or (found.rows >= limits.min_rows_for_share and share > limits.max_failing_share):
+        message = (
+            f"{failed} of {found.rows} rows failed, a share of {share:.3f}; the batch is held back whole above "
             f"[validation] max_failing_share = {limits.max_failing_share:g}"
         )
-    return ""
-
-
-def _stamped(rows: pa.Table, intent: Intent, keys: Keys) -> pa.Table:
-    """Rows that passed, in the table's schema: derived ids, and how they arrived."""
-    schema = SCHEMAS[intent.request.kind]
-    columns = {name: rows.column(name) for name in rows.schema.names}
-    if "event_id" in columns and columns["event_id"].null_count:
-        columns["event_id"] = _event_ids(rows, keys)
-    stamps = {"received_time": intent.received_time, "source": intent.request.source, "delivery_id": intent.delivery_id}
-    for name, value in stamps.items():
-        columns[name] = pa.repeat(pa.scalar(value, schema.field(name).type), rows.num_rows)
-    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-
-def _event_ids(rows: pa.Table, keys: Keys) -> pa.Array:
-    names = ("event_id", "user", "item_id", "behaviour", "value")
-    times = rows.column("event_time").cast(pa.int64()).to_pylist()
-    ids = [
-        stated
-        if stated is not None
-        else keys.event_id(user_root=user, item_id=item, behaviour=behaviour, event_time_us=time, value=value)
-        for stated, user, item, behaviour, value, time in zip(
-            *(rows.column(name).to_pylist() for name in names), times, strict=True
-        )
-    ]
-    return pa.array(ids, pa.string())
-
-
-def _standings(rows: pa.Table, intent: Intent, lake: Lake) -> list[str]:
-    """new, duplicate or conflict, a row; see `relations.standing`. Only contested keys are compared by content."""
-    kind = intent.request.kind
-    if not rows.num_rows:
-        return []
-    tables = [kind, "late"] if kind == "events" and intent.request.streamed else [kind]
-    outside = ("source", *OUTSIDE_DIGEST[kind])
-    said = [name for name in SCHEMAS[kind].names if name not in outside]
-    keys = pa.array(_keys(rows, kind))
-    known_keys = {table: pa.array(_keys(_at(lake, intent, table, KEYS[kind]), kind), keys.type) for table in tables}
-    counts = pc.value_counts(keys)
-    repeated = pc.filter(counts.field("values"), pc.greater(counts.field("counts"), 1))
-    contested = pa.concat_arrays([repeated, *(values.filter(pc.is_in(values, keys)) for values in known_keys.values())])
-    if not len(contested):
-        return ["new"] * rows.num_rows
-
-    import ibis
-
-    from relations.standing import standings
-
-    places = pc.indices_nonzero(pc.is_in(keys, contested))
-    ours = _contents(rows.take(places), keys.take(places), said).append_column("row", places.cast(pa.int64()))
-    theirs = [ours.schema.empty_table().drop_columns(["row"])]
-    for table, values in known_keys.items():
-        hits = pc.indices_nonzero(pc.is_in(values, keys))
-        theirs.append(_contents(_at(lake, intent, table, said).take(hits), values.take(hits), said))
-    # A connection of its own: Ibis's default one would live until the interpreter is torn down.
-    connection = ibis.duckdb.connect()
-    judged = connection.to_pyarrow(standings(ibis.memtable(ours), ibis.memtable(pa.concat_tables(theirs))))
-    connection.disconnect()
-    found = ["new"] * rows.num_rows
-    for row, standing in zip(judged.column("row").to_pylist(), judged.column("standing").to_pylist(), strict=True):
-        found[row] = standing
-    return found
-
-
-def _at(lake: Lake, intent: Intent, table: str, columns: Sequence[str]) -> pa.Table:
-    return lake.read(table, version=intent.base.get(table, -1), columns=columns)
-
-
-def _keys(rows: pa.Table, kind: str) -> list[Any]:
-    names = KEYS[kind]
-    if len(names) == 1:
-        ids: list[Any] = rows.column(names[0]).to_pylist()
-        return ids
-    return [digest.hex() for digest in row_digests(rows, columns=names)]
-
-
-def _contents(rows: pa.Table, keys: pa.Array, columns: Sequence[str]) -> pa.Table:
-    contents = [digest.hex() for digest in row_digests(rows, columns=columns)]
-    return pa.table({"key": keys.cast(pa.string()), "content": pa.array(contents, pa.string())})
+        return [(BATCH, "", message)]
+    return [(why.expectation, why.column, why.message) for why in batch.critical]
 
 
 def _conflict(kind: str) -> Reason:
@@ -284,50 +344,41 @@ def _conflict(kind: str) -> Reason:
     return Reason("conflict", KEYS[kind][0], f"another row with the same {key} says something else{remedy}")
 
 
-def _split_late(rows: pa.Table, intent: Intent, lake: Lake) -> tuple[pa.Table, pa.Table]:
-    """(in time, late): late is older than the watermark before this delivery by more than the allowed lateness."""
-    watermark = lake.watermark("events", version=intent.base.get("events", -1))
-    if watermark is None:
-        return rows, LATE.empty_table()
-    bound = watermark - timedelta(hours=intent.reading.lake.allowed_lateness_hours)
-    is_late = pc.less(rows.column("event_time"), pa.scalar(bound, rows.column("event_time").type))
-    late = rows.filter(is_late)
-    micros = pc.subtract(pa.scalar(watermark, LATE.field("event_time").type), late.column("event_time"))
-    lateness = pc.divide(micros.cast(pa.int64()).cast(pa.float64()), 1e6)
-    late = pa.Table.from_arrays([*late.columns, lateness], schema=LATE)
-    return rows.filter(pc.invert(is_late)), late
+def _caught(found: _Reading) -> list[str]:
+    """Rows that warning-level expectations caught."""
+    caught = sorted(found.warnings.items(), key=lambda pair: (pair[0].column, pair[0].message))
+    return [f"{rows} rows: {why.message}" for why, rows in caught]
 
 
-def _quarantine(
-    batch: Batch, failures: dict[int, tuple[Reason, ...]], intent: Intent, lake: Lake
-) -> tuple[pa.Table, int]:
-    """(rows to hold back, rows that are held already). A row that a batch has k times is held k times, ever."""
-    if not failures:
-        return QUARANTINE.empty_table(), 0
-    held = _at(lake, intent, "quarantine", ["kind", "source", "raw"])
-    mine = held.filter((pc.field("kind") == intent.request.kind) & (pc.field("source") == intent.request.source))
-    left = Counter(hashlib.sha256(raw).digest() for raw in mine.column("raw").to_pylist())
-    rows = []
-    for row in sorted(failures):
-        raw = batch.raw(row)
-        mark = hashlib.sha256(raw).digest()
-        if left[mark] > 0:
-            left[mark] -= 1
-            continue
-        rows.append(
-            {
-                "delivery_id": intent.delivery_id,
-                "row": row,
-                "kind": intent.request.kind,
-                "format": batch.format,
-                "raw": raw,
-                "reasons": [
-                    {"expectation": why.expectation, "column": why.column, "message": why.message}
-                    for why in failures[row]
-                ],
-                "source": intent.request.source,
-                "received_time": intent.received_time,
-                "state": "open",
-            }
+def _reasons(staged: Staged) -> tuple[tuple[str, int], ...]:
+    """(expectation and column, newly quarantined rows that broke it), most first."""
+    counts: Counter[str] = Counter()
+    for batch in staged.quarantined():
+        reasons = batch.column("reasons")
+        why = pc.list_flatten(reasons)
+        labels = pc.utf8_rtrim_whitespace(
+            pc.binary_join_element_wise(pc.struct_field(why, "expectation"), pc.struct_field(why, "column"), " ")
         )
-    return pa.Table.from_pylist(rows, schema=QUARANTINE), len(failures) - len(rows)
+        # A row that broke one expectation twice on a column counts once.
+        once = (
+            pa.table({"row": pc.list_parent_indices(reasons), "label": labels}).group_by(["row", "label"]).aggregate([])
+        )
+        for count in pc.value_counts(once.column("label")).to_pylist():
+            counts[count["values"]] += count["counts"]
+    return tuple(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def _evidence(found: _Reading, intent: Intent) -> list[Any]:
+    """Great Expectations on the rows themselves, where they are few enough."""
+    if not found.sample:
+        return []
+    unreadable: dict[int, str] = {}
+    untyped: dict[int, Sequence[tuple[str, str]]] = {}
+    first = 0
+    for rows, broken, faults in found.sample:
+        unreadable |= {first + row: why for row, why in broken.items()}
+        untyped |= {first + row: why for row, why in faults.items()}
+        first += rows.num_rows
+    whole = pa.concat_tables([rows for rows, _, _ in found.sample])
+    result = validate(whole, kind=intent.request.kind, unreadable=unreadable, untyped=untyped, latest=_latest(intent))
+    return [] if result is None else [result]

@@ -1,38 +1,48 @@
 """`ratchet ingest`."""
 
 from functools import partial
+from typing import get_args
 
 import click
 
 from cli.console import Context, Result, command
 from cli.processes import use_prefect
+from stores.settings import Format
 
 
 @command("ingest", short_help="Validate and commit files.")
 @click.argument("sources", nargs=-1)
-@click.option("--kind", type=click.Choice(["events", "items", "users"]), default="events", show_default=True)
+@click.option(
+    "--kind",
+    type=click.Choice(["events", "items", "users", "exposures"]),
+    help="What the files hold. Default: what the format says, else events.",
+)
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["auto", "csv", "jsonl", "parquet", "movielens"]),
+    type=click.Choice(get_args(Format)),
     default="auto",
     show_default=True,
 )
 @click.option("--source", default="file", show_default=True, help="Name of the feed; [sources.NAME] maps its columns.")
 @click.option("--dry-run", is_flag=True, help="Give the verdict and commit nothing.")
 def ingest(
-    context: Context, *, sources: tuple[str, ...], kind: str, format_: str, source: str, dry_run: bool
+    context: Context, *, sources: tuple[str, ...], kind: str | None, format_: str, source: str, dry_run: bool
 ) -> Result:
-    """Validate and commit SOURCES; without any, whatever waits in the landing folder.
+    """Validate and commit SOURCES, files or URLs; without any, what waits in the landing folder and at polled sources.
 
-    An explicit file is a backfill and may be of any age. Rows that fail go to the quarantine with each reason.
+    CSV, JSON lines, Parquet and Arrow, compressed or not; named formats by --format. An explicit file is a backfill and may be of any age. Rows that fail go to the quarantine with each reason.
     """
     home, settings = context.home, context.settings
     if dry_run:
-        from tasks.ingesting import ingest_file
+        from tasks.ingesting import deliver_file, kinds_in
 
-        rehearse = partial(ingest_file, home=home, settings=settings, kind=kind, source=source, format=format_)
-        found = [rehearse(uri, now=context.now, dry_run=True).as_json() for uri in sources]
+        rehearse = partial(deliver_file, home=home, settings=settings, source=source, format=format_, now=context.now)
+        found = [
+            rehearse(uri, kind=each, dry_run=True).as_json()
+            for uri in sources
+            for each in ((kind,) if kind else kinds_in(uri, settings=settings, source=source, format=format_))
+        ]
     else:
         use_prefect(home)
         from flows.ingest import ingest as flow
@@ -53,6 +63,7 @@ def ingest(
     rejected = any(receipt["state"] in ("quarantined_whole", "unreadable") for receipt in found)
     lines = tuple(_line(receipt, dry_run=dry_run) for receipt in found) or ("nothing waits in the landing folder",)
     lines += tuple(f"{receipt['uri']}: {receipt['message']}" for receipt in found if receipt["message"])
+    lines += tuple(f"{receipt['uri']}: warning: {warning}" for receipt in found for warning in receipt["warnings"])
     if total["quarantined"] and not dry_run:
         lines += ("why: ratchet quarantine explain",)
     exit_code = 3 if rejected and not total["accepted"] else 0
@@ -62,4 +73,4 @@ def ingest(
 def _line(receipt: dict[str, object], *, dry_run: bool) -> str:
     counts = " · ".join(f"{receipt[name]} {name}" for name in ("accepted", "quarantined", "duplicate", "late"))
     would = "would be: " if dry_run else ""
-    return f"{receipt['uri']}: {receipt['delivered']} delivered → {would}{counts} ({receipt['state']})"
+    return f"{receipt['uri']}: {receipt['delivered']} {receipt['kind']} delivered → {would}{counts} ({receipt['state']})"

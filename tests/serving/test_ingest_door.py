@@ -8,7 +8,8 @@ from fastapi.testclient import TestClient
 
 from stores.lake import Lake
 from stores.user_state import UserState
-from tasks.ingesting import ingest_landing, refresh_serving
+from tasks.ingesting import ingest_landing
+from tasks.refreshing import refresh_serving
 
 T = "2026-01-01T00:00:00Z"
 

@@ -15,7 +15,8 @@ from stores.home import Home
 from stores.lake import Lake
 from stores.quarantine import explain, listing
 from stores.settings import Settings, SourceSettings, ValidationSettings
-from tasks.ingesting import deliver_file, ingest_file, ingest_landing, refresh_serving
+from tasks.ingesting import deliver_file, ingest_file, ingest_landing
+from tasks.refreshing import refresh_serving
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 HEAD = "user_id,item_id,behaviour,event_time,value"

@@ -52,6 +52,18 @@ def test_before_is_strict() -> None:
     assert items(before=NOON) == []
 
 
+def test_more_columns_come_after() -> None:
+    found = user_histories(ibis.memtable(EVENTS_TABLE), also=("event_id", "source")).to_pyarrow()
+    assert found.column_names == [*COLUMNS, "event_id", "source"]
+    assert found["event_id"].to_pylist() == ["e0", "e2", "e3", "e1", "e4"]
+
+
+def test_a_search_without_an_item_is_no_step() -> None:
+    searched = {**event("e9", "a", "", seconds=3), "item_id": None, "behaviour": "search", "query": "owl"}
+    with_search = pa.concat_tables([EVENTS_TABLE, pa.Table.from_pylist([searched], schema=EVENTS)])
+    assert len(user_histories(ibis.memtable(with_search)).to_pyarrow()) == len(EVENTS_TABLE)
+
+
 def test_a_naive_bound_is_refused() -> None:
     with pytest.raises(ValueError, match="no time zone"):
         user_histories(ibis.memtable(EVENTS_TABLE), before=datetime(2024, 3, 1))  # noqa: DTZ001

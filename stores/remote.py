@@ -172,6 +172,8 @@ def _system(uri: str, options: Mapping[str, str]) -> tuple[Any, str]:
 
     if is_local(uri):  # by its path: in a URL "::" and "#" have meanings of their own
         return LocalFileSystem(), str(local_path(uri))
+    if uri.startswith("kafka://"):
+        raise UsageError(f"{shown(uri)}: a topic is not a file but is polled; write it as [sources.NAME] uri")
     return cast(tuple[Any, str], url_to_fs(uri, **_arguments(options)))
 
 

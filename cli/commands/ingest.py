@@ -34,6 +34,7 @@ def ingest(
     CSV, JSON lines, Parquet and Arrow, compressed or not; named formats by --format. An explicit file is a backfill and may be of any age. Rows that fail go to the quarantine with each reason.
     """
     home, settings = context.home, context.settings
+    failures: list[dict[str, str]] = []
     if dry_run:
         from tasks.ingesting import deliver_file, kinds_in
 
@@ -55,7 +56,7 @@ def ingest(
             source=source,
             format=format_,
         )
-        found = answer["receipts"]
+        found, failures = answer["receipts"], answer["failures"]
     total = {
         name: sum(int(receipt[name]) for receipt in found)
         for name in ("delivered", "accepted", "quarantined", "duplicate", "late")
@@ -64,10 +65,11 @@ def ingest(
     lines = tuple(_line(receipt, dry_run=dry_run) for receipt in found) or ("nothing waits in the landing folder",)
     lines += tuple(f"{receipt['uri']}: {receipt['message']}" for receipt in found if receipt["message"])
     lines += tuple(f"{receipt['uri']}: warning: {warning}" for receipt in found for warning in receipt["warnings"])
+    lines += tuple(f"[sources.{failure['source']}] failed: {failure['message']}" for failure in failures)
     if total["quarantined"] and not dry_run:
         lines += ("why: ratchet quarantine explain",)
     exit_code = 3 if rejected and not total["accepted"] else 0
-    return Result({"receipts": found, "total": total, "dry_run": dry_run}, lines, exit_code)
+    return Result({"receipts": found, "failures": failures, "total": total, "dry_run": dry_run}, lines, exit_code)
 
 
 def _line(receipt: dict[str, object], *, dry_run: bool) -> str:

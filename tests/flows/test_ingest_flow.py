@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from relations.errors import DependencyFailed
 from stores.home import Home
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -32,3 +33,24 @@ def test_files_then_landing(tmp_path: Path, home: Home) -> None:
     answer = ingest(str(home.root), now=NOW)
     assert answer["totals"] == {"delivered": 62, "accepted": 30, "quarantined": 2, "duplicate": 30, "late": 0}
     assert ingest(str(home.root), now=NOW)["receipts"] == []
+
+
+@pytest.mark.servers
+@pytest.mark.usefixtures("prefect_harness")
+def test_polled_sources_beside_one_that_is_down(tmp_path: Path, home: Home) -> None:
+    from prefect.artifacts import Artifact
+
+    from flows.ingest import ingest
+
+    (tmp_path / "feed").mkdir()
+    down = "[sources.down]\nuri = 'http://127.0.0.1:1/x.csv'\n"
+    (home.root / "ratchet.toml").write_text(f"[sources.feed]\nuri = '{tmp_path}/feed/*.csv'\n{down}")
+    with pytest.raises(DependencyFailed, match=r"\[sources\.down\] http://127\.0\.0\.1:1/x\.csv: cannot be reached"):
+        ingest(str(home.root), now=NOW)  # nothing else was there to do
+    (tmp_path / "feed" / "1.csv").write_text(f"user_id,item_id,behaviour,event_time\nu,i,view,{NOW.isoformat()}\n")
+    answer = ingest(str(home.root), now=NOW)
+    assert answer["totals"] == {"delivered": 1, "accepted": 1, "quarantined": 0, "duplicate": 0, "late": 0}
+    assert [failure["source"] for failure in answer["failures"]] == ["down"]
+    artifact = Artifact.get(key="ingest")
+    assert artifact is not None
+    assert "**down** failed: http://127.0.0.1:1/x.csv" in str(artifact.data)

@@ -165,6 +165,8 @@ def test_protocols_and_options_that_are_not_understood(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed
     with pytest.raises(UsageError, match=r"gs://b/x: .*pip install gcsfs"):
         read("gs://b/x")
+    with pytest.raises(UsageError, match=r"kafka://h:1/t: a topic .* \[sources\.NAME\]"):
+        read("kafka://h:1/t")
     with pytest.raises(UsageError, match="option secret: the environment variable RATCHET_NO_SUCH is not set"):
         read("s3://b/x", {"secret": "env:RATCHET_NO_SUCH"})
     monkeypatch.setenv("RATCHET_TEST_SECRET", "geheim")

@@ -40,6 +40,8 @@ from tasks.judging import Verdict, judge_delivery
 
 KINDS = ("events", "items", "users", "exposures")
 SERVING = "serving"
+DEFAULT_KIND = "events"
+"""Of a file whose format does not say what it holds."""
 
 
 def ingest_file(
@@ -106,7 +108,7 @@ def kinds_in(uri: str | Path, *, settings: Settings, source: str, format: str) -
     chosen = stated.format if format == "auto" else format
     with opened(str(uri), stated.options) as stream:
         head = stream.read(1 << 16)
-    return kinds_of(_shown(uri), chosen, head)
+    return kinds_of(_shown(uri), chosen, head) or (DEFAULT_KIND,)
 
 
 def ingest_landing(*, home: Home, settings: Settings, now: datetime) -> list[Receipt]:

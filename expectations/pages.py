@@ -62,25 +62,12 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; wh
 .cooltip .top { display: none }
 details summary { cursor: pointer; color: var(--soft) }
 """
-_KEPT_ELEMENTS = (
-    "div",
-    "span",
-    "p",
-    "br",
-    "hr",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-    "h5",
-    "h6",
-    "strong",
-    "em",
-    "b",
-    "code",
-    "pre",
-)
-_KEPT_ELEMENTS += ("ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td")
+# fmt: off
+_KEPT_ELEMENTS = frozenset((
+    "div", "span", "p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "strong", "em", "b", "code", "pre", "ul", "ol",
+    "li", "table", "thead", "tbody", "tr", "th", "td",
+))
+# fmt: on
 _DROPPED_WHOLE = ("script", "style", "nav", "footer", "svg")
 _VOID = ("br", "hr", "img", "input", "link", "meta")
 _SIGNS = {"fa-check": ("pass", "✓", "holds"), "fa-times": ("fail", "✗", "fails"), "fa-excl": ("warn", "!", "raised")}

@@ -97,12 +97,13 @@ def _is_texts(kind: pa.DataType) -> bool:
 def _characters(texts: pa.ChunkedArray) -> pa.Array:
     """Characters in each row's list of texts, or map from text to text; null where the row has none."""
     nested = pa.concat_arrays(texts.chunks) if texts.num_chunks else pa.array([], texts.type)
-    whole = [nested.keys, nested.items] if pa.types.is_map(nested.type) else [nested.values]
-    lengths = sum(pc.fill_null(pc.utf8_length(each), 0).to_numpy().astype(np.int64) for each in whole)
-    sums = np.concatenate([[0], np.cumsum(lengths)])
     offsets = nested.offsets.to_numpy()
+    first, last = int(offsets[0]), int(offsets[-1])  # of a slice, its own
+    whole = [nested.keys, nested.items] if pa.types.is_map(nested.type) else [nested.values]
+    parts = [pc.fill_null(pc.utf8_length(each.slice(first, last - first)), 0).to_numpy() for each in whole]
+    sums = np.concatenate([[0], np.cumsum(np.sum(parts, axis=0, dtype=np.int64))])[offsets - first]
     absent = nested.is_null().to_numpy(zero_copy_only=False)
-    return pa.array(sums[offsets[1:]] - sums[offsets[:-1]], pa.int64(), mask=absent)
+    return pa.array(np.diff(sums), pa.int64(), mask=absent)
 
 
 def _columns(gx: Any, kind: str) -> Any:

@@ -107,8 +107,8 @@ def validate(
     )
     for outcome in result.results:
         config = outcome.expectation_config
-        if _raised(outcome.exception_info):
-            raise RuntimeError(f"expectation {config.type} on {kind}.{_column(config)}: {outcome}")
+        if raised := _raised(outcome.exception_info):
+            raise RuntimeError(f"expectation {config.type} on {kind}.{_column(config)} raised: {raised}")
     return result
 
 
@@ -253,8 +253,7 @@ def _reason(config: Any) -> Reason:
     return Reason(config.type, stated_column(_column(config)), config.notes)
 
 
-def _raised(info: Mapping[str, Any]) -> bool:
-    """`exception_info` is flat for an expectation and keyed by metric when a metric raised."""
-    if "raised_exception" in info:
-        return bool(info["raised_exception"])
-    return any(inner.get("raised_exception") for inner in info.values() if isinstance(inner, dict))
+def _raised(info: Mapping[str, Any]) -> str:
+    """What raised, empty if nothing. The info is flat for an expectation and keyed by metric when a metric raised."""
+    each = [info] if "raised_exception" in info else [inner for inner in info.values() if isinstance(inner, dict)]
+    return "; ".join(sorted({str(inner["exception_message"]) for inner in each if inner.get("raised_exception")}))

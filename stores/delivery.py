@@ -75,6 +75,8 @@ class Request:
     """Stream partition → next offset, committed with the receipt; a polled object is a partition of its own."""
     replays: str | None = None
     """The delivery whose quarantined rows these are."""
+    released: bool = False
+    """A person named that delivery: what spoke against it as a whole holds no row of it back."""
     marker: str = ""
     """Which content of the URI this is (a polled object's etag, a topic's offsets); the receipt's uri ends in it."""
     warnings: tuple[str, ...] = ()
@@ -143,8 +145,9 @@ class Receipt:
 
     def row(self) -> pa.Table:
         said = {name: getattr(self, name) for name in DELIVERIES.names}
-        for name in ("table_versions", "columns", "profile"):
-            said[name] = sorted(said[name].items())
+        said["table_versions"] = sorted(self.table_versions.items())
+        for name in ("columns", "profile"):
+            said[name] = sorted(said[name].items()) or None
         return pa.Table.from_pylist([said], schema=DELIVERIES)
 
 
@@ -211,7 +214,9 @@ def begin(
         reading=reading,
         received_time=now,
         base=lake.versions(),
-        repeats=any(state in (COMMITTED, WHOLE) for state in earlier.column("state").to_pylist()),
+        # A replay is judged each time: rows that failed by a bound of time, or beside others, may pass by now.
+        repeats=request.replays is None
+        and any(state in (COMMITTED, WHOLE) for state in earlier.column("state").to_pylist()),
         folder=home.staging / delivery_id,
     )
     said = asdict(replace(intent, reading=None, folder=None))  # type: ignore[arg-type]

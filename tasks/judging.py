@@ -19,7 +19,7 @@ from expectations.masks import RowContract
 from expectations.verdicts import Reason, validate
 from relations.evolution import Drift, compare, merge, observed_type
 from relations.schemas import KEYS
-from stores.binding import Binding, Missing, bind
+from stores.binding import Binding, Missing, bind, expected
 from stores.delivery import BATCH, COLUMNS, COMMITTED, EMPTY, WHOLE, Intent
 from stores.lake import Lake
 from stores.pseudonyms import Keys
@@ -32,6 +32,7 @@ from tasks.typing_rows import Typed, Users, typed
 # A backfill may be of any age; what lies beyond this is an epoch in the wrong unit.
 FAR_FUTURE = datetime(2200, 1, 1, tzinfo=UTC)
 _TEXT_FORMATS = ("csv",)
+_NONE: np.ndarray[Any, Any] = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def judge_delivery(intent: Intent, *, lake: Lake, keys: Keys) -> Verdict:
     tables = [request.kind, "late"] if streamed_events else [request.kind]
     standing = find_standings(passed, kind=request.kind, tables=tables, base=intent.base, lake=lake)
     drift = _drift(found, intent, lake, text_source=door.text_source)
-    batch = judge_batch(passed, broken=found.broken, rows=found.rows, intent=intent, lake=lake)
+    batch = judge_batch(passed, intent=intent, lake=lake)
     held = _held_whole(found, failed.rows, drift, batch, intent)
 
     leaving = np.union1d(standing.duplicates, standing.conflicts)
@@ -150,9 +151,10 @@ def judge_delivery(intent: Intent, *, lake: Lake, keys: Keys) -> Verdict:
             )
     if whole:
         leaving = np.arange(found.rows)
-    kept = find_newly_held(
-        (failed, second), kind=request.kind, source=request.source, version=intent.base.get("quarantine", -1), lake=lake
-    )
+    kept = _NONE  # rows of a replay are held already, and stay as they are
+    if request.replays is None:
+        version = intent.base.get("quarantine", -1)
+        kept = find_newly_held((failed, second), kind=request.kind, source=request.source, version=version, lake=lake)
     watermark = lake.watermark("events", version=intent.base.get("events", -1)) if streamed_events else None
     bound = None if watermark is None else watermark - timedelta(hours=intent.reading.lake.allowed_lateness_hours)
     stamps = Stamps(intent.received_time, request.source, intent.delivery_id)
@@ -169,9 +171,9 @@ def judge_delivery(intent: Intent, *, lake: Lake, keys: Keys) -> Verdict:
         duplicate=len(standing.duplicates) + known,
         late=late,
         message="; ".join(why.message for why in whole),
-        warnings=(*drift.warnings, *batch.warnings, *_caught(found)),
+        warnings=(*drift.warnings, *batch.warnings, *_overruled(batch, intent), *_caught(found)),
         columns=drift.next,
-        profile=batch.profile,
+        profile=batch.profile if request.replays is None else {},  # of what is left of a batch, no day's measure
         reasons=_reasons(staged),
         broken=dict(found.broken.most_common()),
         evidence=(*_evidence(found, intent), *batch.results),
@@ -299,6 +301,8 @@ def _or_null(users: pa.ChunkedArray | None, rows: int) -> pa.ChunkedArray:
 def _drift(found: _Reading, intent: Intent, lake: Lake, *, text_source: bool) -> Drift:
     """The source's columns against those of its newest committed delivery of this kind."""
     request = intent.request
+    if request.replays is not None:  # the quarantine's own writing of them, no statement of the source's
+        return Drift((), (), {})
     receipts = lake.read(
         "deliveries",
         version=intent.base.get("deliveries", -1),
@@ -308,12 +312,11 @@ def _drift(found: _Reading, intent: Intent, lake: Lake, *, text_source: bool) ->
         (pc.field("kind") == request.kind) & (pc.field("source") == request.source) & (pc.field("state") == COMMITTED)
     ).sort_by([("received_time", "ascending"), ("delivery_id", "ascending")])
     stated = [dict(columns) for columns in mine.column("columns").to_pylist() if columns]
-    policy = "coerce" if request.replays else intent.reading.source.schema_policy
     return compare(
         stated[-1] if stated else {},
         found.types,
-        bound=found.used,
-        policy=policy,
+        bound=expected(request.kind, intent.reading.source) | found.used,
+        policy=intent.reading.source.schema_policy,
         source=request.source,
         text_source=text_source,
     )
@@ -327,6 +330,8 @@ def _held_whole(
         return [(COLUMNS, column, missing.message) for column, missing in found.missing.items()]
     if drift.held:
         return [(COLUMNS, column, message) for column, message in drift.held]
+    if intent.request.released:
+        return []
     limits = intent.reading.validation
     share = failed / found.rows
     if failed == found.rows or (found.rows >= limits.min_rows_for_share and share > limits.max_failing_share):
@@ -336,6 +341,11 @@ def _held_whole(
         )
         return [(BATCH, "", message)]
     return [(why.expectation, why.column, why.message) for why in batch.critical]
+
+
+def _overruled(batch: BatchJudgement, intent: Intent) -> list[str]:
+    """What spoke against a batch that a person let in."""
+    return [f"let in by name: {why.message}" for why in batch.critical] if intent.request.released else []
 
 
 def _conflict(kind: str) -> Reason:

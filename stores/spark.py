@@ -51,7 +51,7 @@ class SparkBackend(Backend):  # type: ignore[misc]  # Ibis has no types
             if files:
                 frame = self._session.read.schema(wanted).parquet(*(_literal(file) for file in files))
             else:
-                frame = self._session.createDataFrame([], wanted)
+                frame = self._session.createDataFrame(schema.empty_table())
             frame.createOrReplaceTempView(name)
         # `self.table` would take Spark's times, which are instants, for times without a zone.
         return ops.DatabaseTable(name=name, schema=kinds, source=self).to_expr()

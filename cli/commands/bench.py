@@ -1,6 +1,7 @@
 """`ratchet bench`: one command a benchmark; `holds` is computed from the measured figure and its bar."""
 
 import importlib
+import inspect
 import platform
 import subprocess
 import sys
@@ -12,29 +13,40 @@ import click
 from cli.console import Context, Result, command
 from relations.errors import UsageError
 
-BENCHMARKS = {"gate": "bench.gate"}
+BENCHMARKS = {"gate": "bench.gate", "ingest": "bench.ingest"}
 
 
 @command("bench", short_help="Run a benchmark.")
 @click.argument("name")
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="A data set, where the benchmark needs one.")
 @click.option("--repetitions", type=click.IntRange(1), help="Fewer for a quick look; the default is the full count.")
-def bench(context: Context, *, name: str, data: Path | None, repetitions: int | None) -> Result:
+@click.option("--rows", type=click.IntRange(2_000), help="Events of `ingest`, for a quick look; the default is 10M.")
+def bench(context: Context, *, name: str, data: Path | None, repetitions: int | None, rows: int | None) -> Result:
     """Run benchmark NAME and compare each figure with its bar."""
     if name not in BENCHMARKS:
         raise UsageError(f"{name} is not a benchmark; known: {', '.join(BENCHMARKS)}")
-    arguments: dict[str, Any] = {}
-    if repetitions is not None:
-        arguments["repetitions"] = repetitions
-    if data is not None:
-        arguments["data"] = data
-    rows = importlib.import_module(BENCHMARKS[name]).run(**arguments)
+    run = importlib.import_module(BENCHMARKS[name]).run
+    stated = {"repetitions": repetitions, "data": data, "rows": rows}
+    arguments: dict[str, Any] = {option: value for option, value in stated.items() if value is not None}
+    unknown = [option for option in arguments if option not in inspect.signature(run).parameters]
+    if unknown:
+        raise UsageError(f"{name} has no --{unknown[0]}; leave it out")
+    measured = run(**arguments)
     lines = [
-        f"{'✓' if row['holds'] else '✗'} {row['name']}: {row['measured']:.4g} {row['unit']} (bar {row['bar']})"
-        for row in rows
+        f"{'✓' if row['holds'] else '✗'} {row['name']}: {_shown(row['measured'])} {row['unit']} (bar {row['bar']})"
+        for row in measured
     ]
-    answer = {"rows": rows, "machine": _machine(), "command": " ".join(["ratchet", *sys.argv[1:]]), "commit": _commit()}
-    return Result(answer, tuple(lines), 0 if all(r["holds"] for r in rows) else 4)
+    answer = {
+        "rows": measured,
+        "machine": _machine(),
+        "command": " ".join(["ratchet", *sys.argv[1:]]),
+        "commit": _commit(),
+    }
+    return Result(answer, tuple(lines), 0 if all(r["holds"] for r in measured) else 4)
+
+
+def _shown(measured: float) -> str:
+    return f"{measured:,.0f}" if abs(measured) >= 10_000 else f"{measured:.4g}"
 
 
 def _machine() -> dict[str, Any]:

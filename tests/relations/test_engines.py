@@ -223,8 +223,8 @@ def engines(
         patch.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
         spark = connect("spark", folder=folder)
     with closing(spark), connected("duckdb", folder=folder) as duckdb:
-        for setting in ("codegen.wholeStage", "adaptive.enabled"):
-            spark.backend.raw_sql(f"SET spark.sql.{setting} = false")
+        for setting in ("codegen.wholeStage = false", "adaptive.enabled = false", "shuffle.partitions = 1"):
+            spark.backend.raw_sql(f"SET spark.sql.{setting}")
         yield Engines(duckdb=opened(duckdb, inputs, files), spark=opened(spark, inputs, files))
 
 

@@ -12,6 +12,7 @@ from prefect.schedules import Interval
 from flows.full_retrain import full_retrain
 from flows.incremental import incremental
 from flows.ingest import ingest
+from flows.maintenance import maintenance
 from flows.opening import open_home
 from flows.promote import promote
 from flows.rollback import rollback
@@ -31,6 +32,7 @@ def main() -> None:
         "incremental": timedelta(minutes=schedules.incremental_minutes),
         "full-retrain": timedelta(days=schedules.full_retrain_days),
         "trial": timedelta(minutes=schedules.trial_minutes),
+        "maintenance": timedelta(hours=schedules.maintenance_hours),
     }
     # Promote and rollback have no schedule: people start them, from the Prefect UI as from the command line.
     deployments = [
@@ -39,7 +41,7 @@ def main() -> None:
             parameters={**given, "start": True} if each is trial else given,
             schedules=[Interval(every[each.name])] if each.name in every else None,
         )
-        for each in (ingest, incremental, full_retrain, trial, promote, rollback)
+        for each in (ingest, incremental, full_retrain, trial, maintenance, promote, rollback)
     ]
     # Two at a time, one ingest beside one training: more would wait for the same cores and locks.
     serve(*cast("list[RunnerDeployment]", deployments), limit=2, pause_on_shutdown=False)

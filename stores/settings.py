@@ -232,6 +232,8 @@ class SchedulesSettings(Section):
     incremental_minutes: Count = 60
     full_retrain_days: Count = 7
     trial_minutes: Count = 15
+    maintenance_hours: Count = 24
+    """Tables are compacted, and what is older than [lake] keep_days is dropped."""
 
 
 class Settings(Section):

@@ -4,6 +4,7 @@ Only under the ingest lock: nobody else may write meanwhile. Older versions of a
 `trim` have passed them; readers that began before must begin again.
 """
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -57,11 +58,17 @@ class LakeKeeper(Lake):
         schema = pa.schema([SCHEMAS[table].field(name) for name in columns])
         yield from _batches([] if found is None else found.file_uris(), schema)
 
+    def size(self, table: str) -> tuple[int, int]:
+        """Files of the current version; bytes of all that lies in the table's folder."""
+        found = self._open(table)
+        files = 0 if found is None else len(found.file_uris())
+        return files, sum(path.stat().st_size for path in self._path(table).rglob("*") if path.is_file())
+
     def vacuum(self, table: str, *, keep: timedelta) -> int:
-        """Delete the files that the current version does not need and that are older than `keep`; their number."""
+        """Delete the files that left the table, or were never in it, longer ago than `keep`; returns their number."""
         if (found := self._open(table)) is None:
             return 0
-        hours = int(keep / timedelta(hours=1))
+        hours = math.ceil(keep / timedelta(hours=1))
         with self._writing(table):
             # `full`: also what a killed writer left, which no log entry names.
             dropped = found.vacuum(retention_hours=hours, enforce_retention_duration=False, full=True)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError
 
-from relations.digest import content_digest
+from relations.digest import BATCH, content_digest_of
 from relations.errors import DependencyFailed, UsageError
 from relations.schemas import KEYS, OUTSIDE_DIGEST, SCHEMAS, TIME
 from stores.engine import MEMORY_MB, Engine, EngineName, connect
@@ -157,9 +157,11 @@ class Lake:
 
     def content_digest(self, table: str, *, version: int | None = None) -> str:
         """Order-blind digest of what the rows say, 64 hex digits; see `relations.digest`."""
-        outside = OUTSIDE_DIGEST[table]
-        columns = [name for name in SCHEMAS[table].names if name not in outside]
-        return content_digest(self.read(table, version=version, columns=columns))
+        columns = [name for name in SCHEMAS[table].names if name not in OUTSIDE_DIGEST[table]]
+        schema = pa.schema([SCHEMAS[table].field(name) for name in columns])
+        found = self._open(table, version)
+        batches = [] if found is None else found.to_pyarrow_dataset().to_batches(columns=columns, batch_size=BATCH)
+        return content_digest_of((batch.cast(schema) for batch in batches), columns=columns)
 
     def totals(self) -> dict[str, int]:
         """The identity's five counts, summed over all deliveries."""

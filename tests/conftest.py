@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from stores.home import Home
@@ -14,6 +15,10 @@ from stores.settings import Settings
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+
+# A busy machine is no failure of a law.
+hypothesis.settings.register_profile("ratchet", deadline=None)
+hypothesis.settings.load_profile("ratchet")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -92,6 +92,12 @@ def bind(
     return Binding(columns, constants, (raw, pseudonym), context, tuple(missing), extra)
 
 
+def expected(kind: str, settings: SourceSettings) -> dict[str, str]:
+    """Ratchet's column → the name that the source has for it, whether a delivery has it or not."""
+    outside = ["user_id" if field.name == "user" else field.name for field in fields(kind)]
+    return {"user" if name == "user_id" else name: settings.columns.get(name, name) for name in outside}
+
+
 def fields(kind: str) -> list[pa.Field]:
     """The columns of a kind that a source states."""
     return [field for field in SCHEMAS[kind] if field.name not in STAMPED]

@@ -51,13 +51,17 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Open:
-    """One delivery's open rows: those that can be replayed, and those that cannot, being illegible."""
+    """One delivery's open rows: those that can be replayed, and those that cannot, being illegible.
+
+    `named`: how many of the legible ones have a pseudonym.
+    """
 
     delivery_id: str
     kind: str
     source: str
     legible: int
     illegible: int
+    named: int
 
 
 def listing(lake: Lake, *, settled: bool = False) -> list[Held]:
@@ -128,12 +132,13 @@ def find(lake: Lake, stated: str) -> str:
 
 def open_deliveries(lake: Lake, delivery_id: str | None = None, *, kind: str | None = None) -> list[Open]:
     """Deliveries with open rows, in the order of arrival."""
-    rows = _rows(lake, _MARKS, delivery_id)
+    rows = _rows(lake, [*_MARKS, "user"], delivery_id)
     if kind is not None:
         rows = rows.filter(pc.equal(rows.column("kind"), kind))
     rows = rows.append_column("legible", pc.equal(rows.column("format"), LEGIBLE).cast(pa.int64()))
     which = ["received_time", "delivery_id", "kind", "source"]
-    found = rows.group_by(which, use_threads=False).aggregate([("row", "count"), ("legible", "sum")])
+    counts = [("row", "count"), ("legible", "sum"), ("user", "count")]
+    found = rows.group_by(which, use_threads=False).aggregate(counts)
     return [
         Open(
             delivery_id=each["delivery_id"],
@@ -141,6 +146,7 @@ def open_deliveries(lake: Lake, delivery_id: str | None = None, *, kind: str | N
             source=each["source"],
             legible=each["legible_sum"],
             illegible=each["row_count"] - each["legible_sum"],
+            named=each["user_count"],
         )
         for each in found.sort_by([("received_time", "ascending"), ("delivery_id", "ascending")]).to_pylist()
     ]
@@ -170,6 +176,12 @@ def settle(lake: Lake, delivery_id: str, *, by: str, rows: Sequence[int]) -> int
     lines = held.filter(pc.and_(mine, pc.equal(held.column("format"), LEGIBLE)))
     taken = lines.take(pa.array(rows, pa.int64()))
     return _mark(lake, taken, state=REPLAYED, settled_by=by)
+
+
+def taken_in(lake: Lake, delivery_id: str, *, by: str) -> int:
+    """How many rows of `delivery_id` the delivery `by` has settled."""
+    held = _rows(lake, ["delivery_id", "row", "state", "settled_by"], delivery_id, settled=True)
+    return int(held.filter(pc.equal(held.column("settled_by"), by)).num_rows)
 
 
 def drop(lake: Lake, delivery_id: str, *, by: str, reason: str, rows: Sequence[int] = ()) -> int:

@@ -76,9 +76,9 @@ def test_rows_are_counted_by_delivery_in_the_order_of_arrival(lake: Lake) -> Non
         ("typed event_time", 2),
         ("readable", 1),
     )
-    assert [(each.delivery_id, each.legible, each.illegible) for each in open_deliveries(lake)] == [
-        ("b-0", 3, 1),
-        ("a-0", 1, 0),
+    assert [(each.delivery_id, each.legible, each.illegible, each.named) for each in open_deliveries(lake)] == [
+        ("b-0", 3, 1, 2),
+        ("a-0", 1, 0, 1),
     ]
     assert open_deliveries(lake, kind="items") == []
 

@@ -112,7 +112,8 @@ class Intent:
 class Receipt:
     """What became of one delivery: delivered = accepted + quarantined + duplicate + late.
 
-    `reasons`: (expectation and column, newly quarantined rows that broke it), most first.
+    `reasons`: (expectation and column, newly quarantined rows that broke it; of a replay, rows that broke it again),
+    most first.
     """
 
     delivery_id: str

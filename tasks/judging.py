@@ -174,7 +174,7 @@ def judge_delivery(intent: Intent, *, lake: Lake, keys: Keys) -> Verdict:
         warnings=(*drift.warnings, *batch.warnings, *_overruled(batch, intent), *_caught(found)),
         columns=drift.next,
         profile=batch.profile if request.replays is None else {},  # of what is left of a batch, no day's measure
-        reasons=_reasons(staged),
+        reasons=_reasons(staged) if request.replays is None else tuple(found.broken.most_common()),
         broken=dict(found.broken.most_common()),
         evidence=(*_evidence(found, intent), *batch.results),
         staged=staged,

@@ -62,6 +62,7 @@ def test_a_wrong_mapping_is_repaired_by_naming_the_column(tmp_path: Path, home: 
     assert (done.replayed, done.left) == (23, 2)
     assert counts(done.receipt) == (25, 23, 0, 2, 0)
     assert done.receipt is not None
+    assert done.receipt.reasons == (("typed event_time", 2),)
     assert done.receipt.uri == f"quarantine/{held.delivery_id}"
     assert (done.receipt.kind, done.receipt.source) == ("events", "shop")
     assert fates(home) == [(23, "replayed"), (2, "open")]

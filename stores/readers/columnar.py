@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from relations.errors import DataRejected
 from stores.readers.chunks import Chunk
@@ -14,7 +15,7 @@ from stores.readers.expanding import FREE_BYTES
 from stores.readers.rowwise import cut, texts_chunk
 
 _BATCH_BYTES = 64 << 20
-_BROKEN = (pa.ArrowException, OSError)
+_BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 
 def read_parquet(file: pa.NativeFile, *, uri: str, chunk_rows: int, max_expansion: float) -> Iterator[Chunk]:
@@ -86,25 +87,25 @@ def _chunk(table: pa.Table) -> Chunk:
 def _plain(name: str, column: pa.ChunkedArray, unreadable: dict[int, str]) -> pa.ChunkedArray:
     """The column without its encoding. A text that is not UTF-8 becomes None, and its row unreadable."""
     kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-    elif pa.types.is_run_end_encoded(kind):
-        column = pa.chunked_array([pa.compute.run_end_decode(chunk) for chunk in column.chunks], kind.value_type)
-    if pa.types.is_string_view(column.type):
-        column = column.cast(pa.large_string())
     try:
-        column.validate(full=True)
+        column.validate(full=True)  # a broken file must not reach code that trusts its offsets
     except pa.ArrowInvalid:
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise
         return _decoded(name, column, unreadable)
-    return column
+    if pa.types.is_dictionary(kind):
+        return column.cast(kind.value_type)
+    if pa.types.is_run_end_encoded(kind):
+        return pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks], kind.value_type)
+    return column.cast(pa.large_string()) if pa.types.is_string_view(kind) else column
 
 
 def _decoded(name: str, column: pa.ChunkedArray, unreadable: dict[int, str]) -> pa.ChunkedArray:
     texts: list[str | None] = []
     large = pa.types.is_large_string(column.type)
-    for row, value in enumerate(column.cast(pa.large_binary() if large else pa.binary()).to_pylist()):
+    encoded = column.cast(pa.large_binary() if large else pa.binary())
+    encoded.validate(full=True)
+    for row, value in enumerate(encoded.to_pylist()):
         try:
             texts.append(None if value is None else value.decode())
         except UnicodeDecodeError as error:

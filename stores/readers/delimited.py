@@ -10,7 +10,7 @@ import pyarrow as pa
 from relations.errors import DataRejected
 from stores.readers.chunks import Chunk
 from stores.readers.expanding import Expanding
-from stores.readers.lines import BLOCK_BYTES, Lines, Overlong
+from stores.readers.lines import BLOCK_BYTES, BOM, Lines, Overlong
 from stores.readers.rowwise import lazily, row_chunks, texts_chunk
 
 MAX_LINES_A_ROW = 1_000
@@ -82,7 +82,11 @@ class Delimited:
         quotes = self.quoted and b'"' in data
         if len(self.names) < 2 or len(self.delimiter) > 1 or self.encoding != "utf-8":
             return None  # Arrow would take a blank line for a row of one column
-        if data.count(b"\r") != data.count(b"\r\n") or (quotes and not _well_quoted(data, ord(self.delimiter))):
+        if data.startswith(BOM):
+            return None  # Arrow would leave it out at the start of any block
+        if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
+            return None  # Arrow would end a line there
+        if quotes and not _well_quoted(data, ord(self.delimiter)):
             return None
         numbered = [str(place) for place in range(len(self.names))]
         try:

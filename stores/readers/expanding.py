@@ -1,8 +1,10 @@
 """The bytes of one delivery, expanded while they are read, with a limit on what a small file may open to."""
 
+import bz2
 import errno
 import lzma
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,8 @@ class Expanding:
         self.compressor = compressor(self._file.read(8))
         self._file.seek(0)
         self._stream: Any = self._file
-        if self.compressor == "xz":
-            self._stream = _Xz(self._file)
-        elif self.compressor:
-            self._stream = pa.CompressedInputStream(self._file, self.compressor)
+        if self.compressor:
+            self._stream = _opened(self._file, self.compressor)
 
     def read(self, size: int = READ_BYTES) -> bytes:
         """Up to `size` bytes, none at the end."""
@@ -92,8 +92,7 @@ def head_of(head: bytes) -> bytes:
     name = compressor(head)
     if name is None:
         return head
-    file = pa.BufferReader(head)
-    stream = _Xz(file) if name == "xz" else pa.CompressedInputStream(file, name)
+    stream = _opened(pa.BufferReader(head), name)
     content = b""
     try:
         while len(content) < _HEAD_BYTES and (piece := stream.read(256)):
@@ -125,12 +124,20 @@ def expanded_file(path: Path, *, uri: str, max_expansion: float) -> pa.NativeFil
         source.close()
 
 
-class _Xz:
-    """xz streams, one after the other, with a limit on the dictionary that their header asks for."""
+def _opened(file: pa.NativeFile, name: str) -> Any:
+    if name == "xz":
+        return _Members(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY))
+    if name == "bz2":
+        return _Members(file, bz2.BZ2Decompressor)  # Arrow's own stops at a member of nothing
+    return pa.CompressedInputStream(file, name)
 
-    def __init__(self, file: pa.NativeFile) -> None:
-        self._file, self._rest, self._ended = file, b"", False
-        self._open: lzma.LZMADecompressor | None = None
+
+class _Members:
+    """Compressed streams, one after the other in a file, padded with zeros or not."""
+
+    def __init__(self, file: pa.NativeFile, begin: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]) -> None:
+        self._file, self._begin, self._rest, self._ended = file, begin, b"", False
+        self._open: bz2.BZ2Decompressor | lzma.LZMADecompressor | None = None
 
     def read(self, size: int) -> bytes:
         while not self._ended:
@@ -139,15 +146,15 @@ class _Xz:
                 if not self._rest:
                     self._ended = True
                     break
-                self._open = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+                self._open = self._begin()
             elif self._open.needs_input and not self._rest:
                 self._rest = self._file.read(65_536)
                 if not self._rest:
-                    raise EOFError("truncated xz stream")
+                    raise EOFError("the stream does not end")
             data = self._open.decompress(self._rest, size)
             self._rest = b""
             if self._open.eof:
-                self._rest = self._open.unused_data.lstrip(b"\0")  # streams may be padded
+                self._rest = self._open.unused_data.lstrip(b"\0")
                 self._open = None
             if data:
                 return data

@@ -40,6 +40,7 @@ _REFUSED = {
     b"\xfe\xff": "UTF-16: write it as UTF-8",
     b"SQLite format 3": "an SQLite database: export the table",
 }
+_FEW_NULS = 4
 _READ = "CSV, JSON lines, Parquet and Arrow are read, plain or in one gzip, bzip2, xz or zstd"
 
 
@@ -101,7 +102,7 @@ def require_text(input: Input) -> None:
 
 def is_binary(head: bytes) -> bool:
     text = head.decode(errors="replace")
-    return head.count(0) > 0.01 * len(head) or text.count("\ufffd") > 0.3 * len(text)
+    return head.count(0) > max(_FEW_NULS, 0.01 * len(head)) or text.count("\ufffd") > 0.3 * len(text)
 
 
 def _first_bytes(input: Input) -> bytes:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,6 +15,8 @@ from stores.readers.lines import Lines, filled_lines
 from stores.readers.rowwise import lazily, row_chunks, texts_chunk
 
 _PARSE_BYTES = 4 << 20
+_PEEK_BYTES = 65_536
+_LF, _BRACE = ord("\n"), ord("{")
 
 
 def read_jsonl(source: Expanding, *, chunk_rows: int) -> Iterator[Chunk]:
@@ -31,9 +34,11 @@ class JsonRows:
 
     def fast(self, data: bytes) -> Chunk | None:
         """Rows of flat objects, one on each line, whose columns are each of one type."""
-        rows = data.count(b"\n") + (not data.endswith(b"\n"))
-        if not data.startswith(b"{") or data.count(b"\n{") + 1 != rows:
+        bytes_B = np.frombuffer(data, np.uint8)
+        starts_L = np.flatnonzero(bytes_B[:-1] == _LF) + 1
+        if not data.startswith(b"{") or not (bytes_B[starts_L] == _BRACE).all():
             return None  # blank lines, indented ones, an object over several lines, or something else than an object
+        rows = len(starts_L) + 1
         table = self._table(data)
         # Each line begins an object, none holds another, and there are as many: each line is one.
         if table is None or table.num_rows != rows or not table.num_columns:
@@ -64,6 +69,8 @@ class JsonRows:
         return Chunk(0, len(rows), names, unreadable, column, lines.__getitem__), stop - start
 
     def _table(self, data: bytes) -> pa.Table | None:
+        if not self._texts and len(data) > 2 * _PEEK_BYTES:
+            self._table(data[: data.rfind(b"\n", 0, _PEEK_BYTES) + 1])  # learn which columns hold texts
         table = _read(data, self._texts)
         if table is None:
             self._texts = ()

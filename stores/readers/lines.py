@@ -1,6 +1,5 @@
 """Blocks of whole lines out of a stream of any length, in memory that does not grow with it."""
 
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ from stores.readers.expanding import READ_BYTES, Expanding
 BLOCK_BYTES = 32 << 20
 """A block holds at most this much, and so does a row: a longer line is one unreadable row."""
 KEPT_BYTES = 4_096
+_LF = ord("\n")
 BOM = b"\xef\xbb\xbf"
 
 
@@ -35,7 +35,7 @@ class Lines:
 
     def __init__(self, source: Expanding, *, rows: int) -> None:
         self._source, self._rows = source, rows
-        self._held: deque[bytes] = deque()
+        self._held: list[bytes] = []
         self._ended = self._started = False
 
     @property
@@ -49,28 +49,34 @@ class Lines:
         `beyond`: so many bytes were taken, found too few, and put back; at most `rows` lines more are taken with them.
         No more bytes than `beyond` come back when the file has ended, or its next line is too long to be taken.
         """
-        data, limit = b"".join(self._held), beyond + BLOCK_BYTES
-        pieces, size, lines = [data], len(data), data.count(b"\n", beyond)
-        while lines < self._rows and size < limit and not self._ended:
-            piece = self._read(min(READ_BYTES, limit - size))
-            pieces.append(piece)
-            lines += piece.count(b"\n")
-            size += len(piece)
-        data = b"".join(pieces)
-        self._held.clear()
-        if not data:
+        pieces, self._held = [b"".join(self._held)], []
+        size, found = len(pieces[0]), pieces[0].count(b"\n", beyond)
+        last = found
+        while found < self._rows and size < beyond + BLOCK_BYTES and not self._ended:
+            pieces.append(self._read(min(READ_BYTES, beyond + BLOCK_BYTES - size)))
+            last = _line_ends(pieces[-1])
+            found += last
+            size += len(pieces[-1])
+        if not size:
             return None
-        if self._ended and size <= limit and lines < self._rows:
-            return data
-        cut = _after_lines(data, self._rows, start=beyond, stop=limit) or beyond
-        if cut == 0:
-            return self._overlong(data)
-        self.put_back(data[cut:])
-        return data[:cut]
+        if found >= self._rows:
+            start = beyond if len(pieces) == 1 else 0
+            cut = _after_line(pieces[-1], self._rows - (found - last), start=start)
+        elif self._ended and size <= beyond + BLOCK_BYTES:
+            cut = len(pieces[-1])
+        else:
+            whole = b"".join(pieces)
+            cut = whole.rfind(b"\n", beyond) + 1 or beyond
+            pieces = [whole]
+        if cut == 0 and len(pieces) == 1:
+            return self._overlong(pieces[0])
+        self.put_back(pieces[-1][cut:])
+        pieces[-1] = pieces[-1][:cut]
+        return b"".join(pieces)
 
     def put_back(self, data: bytes) -> None:
         if data:
-            self._held.appendleft(data)
+            self._held.insert(0, data)
 
     def _read(self, size: int) -> bytes:
         piece = self._source.read(size)
@@ -90,18 +96,13 @@ class Lines:
         return Overlong(data[:KEPT_BYTES], size + (end if end >= 0 else len(rest)))
 
 
-def _after_lines(data: bytes, rows: int, *, start: int, stop: int) -> int:
-    """Where line number `rows` of those that end in [start, stop) ends, else the last of them; 0: there is none."""
-    stop = min(stop, len(data))
-    left = rows
-    for low in range(start, stop, READ_BYTES):
-        high = min(low + READ_BYTES, stop)
-        found = data.count(b"\n", low, high)
-        if found >= left:
-            ends = np.flatnonzero(np.frombuffer(data, np.uint8, high - low, low) == ord("\n"))
-            return low + int(ends[left - 1]) + 1
-        left -= found
-    return data.rfind(b"\n", start, stop) + 1
+def _line_ends(data: bytes) -> int:
+    return int(np.count_nonzero(np.frombuffer(data, np.uint8) == _LF))
+
+
+def _after_line(data: bytes, number: int, *, start: int) -> int:
+    """Where line `number`, from 1, of those that end at `start` or after it ends."""
+    return start + int(np.flatnonzero(np.frombuffer(data, np.uint8, offset=start) == _LF)[number - 1]) + 1
 
 
 def filled_lines(data: bytes) -> list[bytes]:

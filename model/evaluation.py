@@ -13,6 +13,7 @@ import torch
 from model.fit import Fitted
 from model.metrics import Interval, difference_interval, hit_rate, ndcg, rank, reciprocal_rank
 from model.sequences import BEHAVIOUR_NAMES, Holdout
+from relations.cells import shown
 
 HEAD_SHARE = 0.2
 """The share of the items with training events that counts as head, by number of events."""
@@ -44,7 +45,7 @@ class RankerRecommender:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over rows. A name that has no rows is absent from `by_behaviour` and `by_slice`.
+    """Means over rows. A name that has no rows, or too few users, is absent from `by_behaviour` and `by_slice`.
 
     `overall`: ndcg@k, hr@k, mrr, coverage (share of the recommender's items that are among some row's best k).
     `by_behaviour[b]`: rows whose item got behaviour b from that user in the holdout: of the items that users went on
@@ -68,13 +69,20 @@ class Evaluation:
 
 
 def evaluate(
-    recommender: Recommender, holdout: Holdout, *, k: int = 10, exclude_seen: bool = True, batch: int = 256
+    recommender: Recommender,
+    holdout: Holdout,
+    *,
+    k: int = 10,
+    exclude_seen: bool = True,
+    batch: int = 256,
+    min_users: int = 1,
 ) -> Evaluation:
     """Rank the whole catalogue for each row of `holdout`.
 
     With `exclude_seen`, rows whose item is among the visible events are left out, for every recommender alike, and
     visible items are no candidates. A target that the recommender does not know is a miss (rank 0). Events of
-    items that it does not know are invisible to it. Without rows the metrics are 0.
+    items that it does not know are invisible to it. Without rows the metrics are 0. Slices and behaviours of fewer than
+    `min_users` users are left out, and those that would give them away (`relations.cells`).
     """
     if exclude_seen:
         holdout = holdout.keep(~_seen(holdout))
@@ -92,7 +100,7 @@ def evaluate(
             excluded_BV[history.seen(rows)] = True
         rank_R[rows] = rank(score_BV, target_R[rows] - 1, excluded_RV=excluded_BV)
         recommended_V += _best(np.where(excluded_BV, -np.inf, score_BV), k)
-    return _summary(recommender, holdout, k=k, rank_R=rank_R, recommended_V=recommended_V)
+    return _summary(recommender, holdout, k=k, rank_R=rank_R, recommended_V=recommended_V, min_users=min_users)
 
 
 def compare(challenger: Evaluation, champion: Evaluation, *, level: float = 0.95, seed: int = 0) -> Interval:
@@ -156,7 +164,7 @@ def _best(score_BV: np.ndarray, k: int) -> np.ndarray:
 
 
 def _summary(
-    recommender: Recommender, holdout: Holdout, *, k: int, rank_R: np.ndarray, recommended_V: np.ndarray
+    recommender: Recommender, holdout: Holdout, *, k: int, rank_R: np.ndarray, recommended_V: np.ndarray, min_users: int
 ) -> Evaluation:
     values = {f"ndcg@{k}": ndcg(rank_R, k=k), f"hr@{k}": hit_rate(rank_R, k=k), "mrr": reciprocal_rank(rank_R)}
 
@@ -164,25 +172,31 @@ def _summary(
         rows = int(chosen_R.sum())
         return {name: float(value[chosen_R].mean()) if rows else 0.0 for name, value in values.items()} | {"rows": rows}
 
+    def parts(of_R: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+        """Of the parts of one whole, those that may be shown."""
+        users = {name: len(np.unique(holdout.user_R[chosen_R])) for name, chosen_R in of_R.items()}
+        seen = shown(users, k=min_users)
+        return {name: means(chosen_R) for name, chosen_R in of_R.items() if users[name] and name in seen}
+
     trained_R = holdout.trained_I[holdout.histories.item_N[holdout.event_R]]
     head_R = trained_R >= _head_threshold(holdout.trained_I)
     old_R = holdout.trained_U[holdout.user_R] > 0
-    slices = {
+    by_item = {
         "head_items": head_R & (trained_R > 0),
         "tail_items": ~head_R & (trained_R > 0),
         "new_items": trained_R == 0,
-        "old_users": old_R,
-        "new_users": ~old_R,
-        "without_history": holdout.visible_R == holdout.histories.offsets_U1[holdout.user_R],
     }
-    behaviours = {name: holdout.reached_RB[:, code] for code, name in enumerate(BEHAVIOUR_NAMES) if code}
+    by_user = {"old_users": old_R, "new_users": ~old_R}
+    without_history_R = holdout.visible_R == holdout.histories.offsets_U1[holdout.user_R]
+    # A user may do several things, so that no behaviour is the rest of the others.
+    behaviours = [parts({name: holdout.reached_RB[:, code]}) for code, name in enumerate(BEHAVIOUR_NAMES) if code]
     overall = means(np.ones(len(holdout), dtype=bool))
     overall["coverage"] = float((recommended_V > 0).mean()) if len(recommended_V) else 0.0
     return Evaluation(
         k=k,
         overall=overall,
-        by_behaviour={name: means(chosen) for name, chosen in behaviours.items() if chosen.any()},
-        by_slice={name: means(chosen) for name, chosen in slices.items() if chosen.any()},
+        by_behaviour={name: found for each in behaviours for name, found in each.items()},
+        by_slice=parts(by_item) | parts(by_user) | parts({"without_history": without_history_R}),
         rank_R=rank_R,
         ndcg_R=values[f"ndcg@{k}"],
         user_R=holdout.user_R,

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from relations.cells import shown, suppressed
+
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c1c1c;--soft:#666;--line:#ddd;--page:#fff;--accent:#0b5fa5;--warn:#b23b00}
 @media(prefers-color-scheme:dark){:root{--ink:#eee;--soft:#aaa;--line:#444;--page:#161616;--accent:#6db3ee;--warn:#ff9d66}}
@@ -17,9 +19,9 @@ td,th{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right}t
 
 
 def write_trial_report(
-    file: Path, *, config: Mapping[str, Any], config_hash: str, looks: Sequence[Mapping[str, Any]]
+    file: Path, *, config: Mapping[str, Any], config_hash: str, looks: Sequence[Mapping[str, Any]], k: int
 ) -> None:
-    """`looks`: the evidence of each look so far, oldest first."""
+    """`looks`: the evidence of each look so far, oldest first. Groups of fewer than `k` users show no figures."""
     newest = looks[-1]
     good = newest["verdict"] == "PROMOTE"
     title = f"{config['trial_id']}: v{config['challenger_version']} against v{config['champion_version']}"
@@ -37,7 +39,7 @@ def write_trial_report(
             [
                 (
                     look["look"],
-                    sum(look["matured"]),
+                    _users(sum(look["matured"]), k),
                     _percent(look["lift"]),
                     _interval(look["lift_interval"]),
                     _number(look["z"]),
@@ -51,17 +53,7 @@ def write_trial_report(
         "<h2>Arms by day</h2>",
         _table(
             ("day", "arm", "users", "impressions", "outcomes", "rate"),
-            [
-                (
-                    row["day"],
-                    row["arm"],
-                    int(row["n"]),
-                    int(row["i"]),
-                    f"{row['s']:.0f}",
-                    _number(row["s"] / row["i"] if row["i"] else None, 4),
-                )
-                for row in newest["sums"]["metrics"][config["primary"]["name"]]
-            ],
+            _arm_days(newest["sums"]["metrics"][config["primary"]["name"]], k),
         ),
         "<h2>Checks</h2>",
         _table(
@@ -69,7 +61,7 @@ def write_trial_report(
             [
                 ("sample ratio, exposed users: p", _number(newest["srm_p"], 4), f"≥ {config['srm_alpha']}"),
                 ("sample ratio, matured users: p", _number(newest["srm_p_matured"], 4), f"≥ {config['srm_alpha']}"),
-                ("users seen in both arms", newest["crossed"], f"≤ {config['crossed_limit']:.0%}"),
+                ("users seen in both arms", _users(newest["crossed"], k), f"≤ {config['crossed_limit']:.0%}"),
                 *((f"guardrail {g['name']}", _number(g.get("z")), "non-inferior") for g in newest["guardrails"]),
             ],
         ),
@@ -81,6 +73,16 @@ def write_trial_report(
     temporary = file.with_suffix(".part")
     temporary.write_text("\n".join(parts), encoding="utf-8")
     temporary.replace(file)
+
+
+def _arm_days(rows: Sequence[Mapping[str, Any]], k: int) -> list[tuple[Any, ...]]:
+    seen = shown({f"{row['day']} {row['arm']}": int(row["n"]) for row in rows}, k=k)
+    return [
+        (row["day"], row["arm"], int(row["n"]), int(row["i"]), f"{row['s']:.0f}", _rate(row))
+        if f"{row['day']} {row['arm']}" in seen
+        else (row["day"], row["arm"], f"< {k}" if row["n"] < k else "–", "–", "–", "–")
+        for row in rows
+    ]
 
 
 def _effect_picture(looks: Sequence[Mapping[str, Any]]) -> str:
@@ -130,6 +132,14 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _text(value: Any) -> str:
     return html.escape(str(value))
+
+
+def _users(count: int, k: int) -> int | str:
+    return suppressed(count, users=count, k=k)
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    return _number(row["s"] / row["i"] if row["i"] else None, 4)
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -142,7 +142,7 @@ def look_at_trial(home: Home, settings: Settings, *, trial_id: str, now: datetim
     looks = [dict(each.evidence) for each in record.evidence]
     write_json(home.trials / trial_id / f"look-{len(looks)}.json", evidence)
     report = home.reports / f"{trial_id}.html"
-    write_trial_report(report, config=record.config, config_hash=record.config_hash, looks=looks)
+    write_trial_report(report, config=record.config, config_hash=record.config_hash, looks=looks, k=settings.privacy.k)
     return {
         **evidence,
         "state": str(record.state),

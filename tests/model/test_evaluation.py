@@ -69,6 +69,15 @@ def test_ranks_by_hand(story: Histories) -> None:
     assert {name: value["rows"] for name, value in found.by_behaviour.items()} == {"view": 3, "purchase": 1}
 
 
+def test_parts_of_few_users_are_left_out(story: Histories) -> None:
+    holdout = split_by_time(story, cutoff_us=10_000_000).holdout
+    found = evaluate(Fixed(("b", "a", "d", "c")), holdout, k=2, min_users=2)
+    # Tail items are of v and x, new ones of u alone, so both are hidden; as are old users (u, v) with new ones (x).
+    assert found.by_slice == {}
+    assert {name: value["rows"] for name, value in found.by_behaviour.items()} == {"view": 3}  # a purchase of u alone
+    assert found.overall["rows"] == 3
+
+
 def test_seen_items_are_candidates_when_asked_for(story: Histories) -> None:
     holdout = split_by_time(story, cutoff_us=10_000_000).holdout
     found = evaluate(Fixed(("b", "a", "d", "c")), holdout, exclude_seen=False)

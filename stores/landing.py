@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stores.sources import ends_in_text
+from stores.readers.opening import ends_in_text
 
 # Catalogue and people first: what refers to them comes after.
 FOLDERS = ("items", "users", "events", "feedback", "exposures")

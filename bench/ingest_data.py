@@ -18,7 +18,7 @@ COLUMNS = {
     **{"value": "DOUBLE", "event_time": "TIMESTAMPTZ"},
 }
 LATEST = "2026-03-01T00:00:00+00:00"
-"""After every whole event, before every broken one's time."""
+"""After every event."""
 
 _DIRTY, _REPEATS = 100, 200
 _DRAWN = """
@@ -43,7 +43,7 @@ _DRAWN = """
            CASE WHEN broken = 1 THEN 'hover' ELSE behaviour END AS behaviour,
            CASE WHEN broken = 2 THEN 99.0 WHEN behaviour = 'rating' THEN 1.0 + n % 5
                 WHEN behaviour = 'purchase' THEN 4.99 + n % 200 END::DOUBLE AS value,
-           make_timestamp(1000 * CASE WHEN broken = 3 THEN 7_258_118_400_000 ELSE ms END::BIGINT)::TIMESTAMPTZ
+           make_timestamp(1000 * CASE WHEN broken = 3 THEN -3_000_000_000_000 ELSE ms END::BIGINT)::TIMESTAMPTZ
                AS event_time
     FROM said
 """

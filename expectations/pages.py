@@ -91,7 +91,7 @@ def write_page(
     page = folder / f"{name}.html"
     parts = [_head(name, facts or {}), _broken(results), _counted(counts or {})]
     if not results:
-        parts.append("<p>No expectation was evaluated: no row of this delivery could be read, or too many to show.</p>")
+        parts.append("<p>Great Expectations looked at no row: none could be read, or there were too many.</p>")
     for number, result in enumerate(results, start=1):
         parts.append(f"<h2>{html.escape(str(result.suite_name))}: every expectation</h2>")
         parts.append(_sections(result, prefix=f"result-{number}-"))
@@ -190,7 +190,9 @@ def _printable(config: Any) -> Any:
 def _escaped(value: Any) -> Any:
     if isinstance(value, str):
         return _shown(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, tuple):  # one sample, of two columns
+        return ", ".join(_shown(inner) for inner in value)
+    if isinstance(value, list):
         return [_escaped(inner) for inner in value]
     if isinstance(value, dict):
         return {name: _escaped(inner) for name, inner in value.items()}

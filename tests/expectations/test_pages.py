@@ -50,6 +50,7 @@ def test_samples_of_two_columns_are_harmless_too(tmp_path: Path) -> None:
     text = write_page(tmp_path, name="d-0", results=[shown]).read_text()
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)" in text
+    assert "{{ 7 * 7 }}, r:1<" in text
 
 
 def test_no_raw_id_is_shown_and_no_sample_is_endless(tmp_path: Path) -> None:

@@ -244,11 +244,9 @@ def _told(uri: str, options: Mapping[str, str]) -> Iterator[None]:
     except IsADirectoryError:
         raise UsageError(f"{name}: is a folder; name its objects, or poll it as [sources.NAME] uri") from None
     except ImportError as error:
-        package = _PACKAGES.get(protocol, protocol)
+        package = _PACKAGES.get(protocol, "fsspec")
         said = scrubbed(str(error), uri, options)
-        raise UsageError(
-            f"{name}: {protocol}:// needs a package that is missing ({said}); pip install {package}"
-        ) from None
+        raise UsageError(f"{name}: needs a package that is missing ({said}); pip install {package}") from None
     except (TypeError, ValueError) as error:
         said = scrubbed(str(error), uri, options)
         if "rotocol not known" in said:

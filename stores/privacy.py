@@ -9,7 +9,6 @@ import html
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from relations.schemas import SCHEMAS
 from stores.failpoints import reach
 from stores.home import Home
 from stores.pseudonyms import Keys, draw_key, newest_version
+from stores.sequences.store import SequenceStore
 from stores.upkeep import LakeKeeper
 from stores.user_state import UserState
 
@@ -139,7 +139,7 @@ def _forget(home: Home, order: Order) -> dict[str, Any]:
         keeper.delete(table, column="user", values=users)
         reach("privacy.table")
     _drop_unreadable(keeper, mentions)
-    _drop_sequences(home)
+    SequenceStore(home.sequences).discard()  # derived: the next training builds them again
     for wish in home.staging.glob(f"{WISH}*"):  # of a process that was killed over it
         wish.unlink()
     rejected = [file for file in _files(home.rejected) if any(mentions.within(part) for part in _parts(file))]
@@ -167,7 +167,7 @@ def _rotate(home: Home, order: Order) -> dict[str, Any]:
         finally:
             state.close()
     reach("privacy.state")
-    _drop_sequences(home)
+    SequenceStore(home.sequences).discard()
     _vacuum(keeper)
     return {}
 
@@ -192,13 +192,6 @@ def _drop_unreadable(keeper: LakeKeeper, mentions: Mentions) -> None:
 
     if any(others(rows).num_rows < rows.num_rows for rows in keeper.batches("quarantine", ("user", "raw"))):
         keeper.rewrite("quarantine", others)
-
-
-def _drop_sequences(home: Home) -> None:
-    """They are derived from the lake: the next training builds them again."""
-    if home.sequences.exists():
-        shutil.rmtree(home.sequences)
-    home.sequences.mkdir()
 
 
 def _vacuum(keeper: LakeKeeper) -> None:

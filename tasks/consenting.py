@@ -32,10 +32,14 @@ def set_opt_out(home: Home, settings: Settings, user: str, *, out: bool, now: da
     if bool(opted_out(said).count().to_pyarrow().as_py()) is out:
         return False
     rows: list[dict[str, Any]] = said.order_by("valid_from").select("valid_from", "attributes").to_pyarrow().to_pylist()
-    newest = rows[-1] if rows else {"valid_from": None, "attributes": ()}
-    after = max(now, newest["valid_from"] + timedelta(microseconds=1)) if rows else now
-    attributes = dict(newest["attributes"] or ()) | {OPT_OUT: YES[0] if out else NO[0]}
-    stated = {"user_id": user, "valid_from": after.isoformat(), "attributes": attributes}
+    at, attributes = now, {}
+    if rows:
+        at, attributes = (
+            max(now, rows[-1]["valid_from"] + timedelta(microseconds=1)),
+            dict(rows[-1]["attributes"] or ()),
+        )
+    word = YES[0] if out else NO[0]
+    stated = {"user_id": user, "valid_from": at.isoformat(), "attributes": attributes | {OPT_OUT: word}}
     file = home.staging / f"{WISH}{os.getpid()}.jsonl"
     try:
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as written:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from stores.delivery import ingest_lock
 from stores.home import Home
 from stores.lake import Lake
 from stores.popularity import publish
@@ -25,8 +26,14 @@ def refresh_serving(home: Home, settings: Settings, deliveries: Sequence[str] = 
 
     Works from a mark of the last events version absorbed, so that a refresh lost to a kill is made up by the next;
     `deliveries` are absorbed whatever the mark says. Idempotent, by event id. Popularity counts the
-    `POPULARITY_DAYS` before the newest event.
+    `POPULARITY_DAYS` before the newest event. Under the ingest lock: between reading the events and absorbing them no
+    user may be forgotten.
     """
+    with ingest_lock(home):
+        return _refresh(home, settings, deliveries)
+
+
+def _refresh(home: Home, settings: Settings, deliveries: Sequence[str]) -> int:
     from relations.arrivals import since
     from relations.newest import newest_events
 

@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,14 @@ def measure_sequences(*, events: int = 2_000_000, users: int = 200_000, updates:
             lake = Lake(Path(folder) / "lake")
             store = SequenceStore(Path(folder) / "sequences")
             _deliver(lake, _drawn(rng, events, users=users, spread=1.0), delivery="first", begin=0)
-            rebuild = _seconds(lambda lake=lake, store=store: store.rebuild(lake))
+            rebuild = _seconds(partial(store.rebuild, lake))
             spent = []
             for number in range(updates):
                 count = round(events * SHARE)
                 drawn = _drawn(rng, count, users=users, spread=spread)
                 _deliver(lake, drawn, delivery=f"d{number}", begin=events + number * count)
-                spent.append(_seconds(lambda lake=lake, store=store: store.update(lake)))
-            again = _seconds(lambda lake=lake, store=store: store.rebuild(lake))
+                spent.append(_seconds(partial(store.update, lake)))
+            again = _seconds(partial(store.rebuild, lake))
             whole = statistics.mean([rebuild, again])
             rows.append(at_most(f"update, 1 % new events, {name}: mean", 100 * statistics.mean(spent) / whole, 10.0))
             rows.append(
@@ -54,11 +55,7 @@ def measure_sequences(*, events: int = 2_000_000, users: int = 200_000, updates:
             )
             rows.append(at_most(f"update, 1 % new events, {name}: slowest", 100 * max(spent) / whole, 100.0))
             rows.append(at_most(f"full rebuild, {events:,} events", whole, 60.0, unit="s"))
-            rows.append(
-                at_most(
-                    "read of all sequences", _seconds(lambda lake=lake, store=store: store.read(lake)), 10.0, unit="s"
-                )
-            )
+            rows.append(at_most("read of all sequences", _seconds(partial(store.read, lake)), 10.0, unit="s"))
     return [{**row, "measured": round(row["measured"], 3)} for row in rows]
 
 

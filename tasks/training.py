@@ -21,13 +21,13 @@ from model.fit import Fitted, fit_full, fit_increment, load_fitted, save_fitted
 from model.options import IncrementOptions, NetworkOptions, TrainOptions
 from model.popularity import Popularity
 from model.sequences import Histories, Holdout, merge, split_by_time
-from relations.arrivals import trained_on, unseen
+from relations.consent import opted_out
 from relations.errors import DataRejected, UsageError
-from relations.sequences import user_histories
 from stores.home import Home
 from stores.lake import Lake
 from stores.ledger import Ledger
-from stores.ledger_records import VersionRecord
+from stores.sequences.arrays import Sequences
+from stores.sequences.store import SequenceStore
 from stores.settings import Settings
 from tasks.progress import report
 from tasks.sabotage import Sabotage, sabotage_fit
@@ -40,8 +40,9 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What one training is determined by. `parent`: the version whose weights it starts from (incremental), or that
-    it was tested against (full). `folder` is relative to the home."""
+    """What one training is determined by. `events_version`: the newest delivery's, of which and of those before it
+    learns. `parent`: the version whose weights it starts from (incremental), or that it was tested against (full).
+    `folder` is relative to the home."""
 
     mode: Mode
     events_version: int
@@ -86,8 +87,8 @@ def plan_training(
     home: Home, settings: Settings, *, mode: Mode, sabotage: Sabotage | None = None
 ) -> TrainingJob | NothingToLearn:
     """Choose data versions and parent. Raises UsageError without events, or for an increment without a champion."""
-    lake, ledger = Lake(home.lake), Ledger.of(home, settings)
-    events, items = lake.version("events"), lake.version("items")
+    ledger, found = Ledger.of(home, settings), _consented(home, settings)
+    events, items = found.sequences.absorbed, Lake(home.lake).version("items")
     if events < 0:
         raise UsageError(f"{home.root}: there are no events yet; `ratchet ingest FILE` brings some in")
     champion, candidate = ledger.champion(), ledger.candidate()
@@ -98,8 +99,9 @@ def plan_training(
         parent = candidate.version
     if mode is Mode.INCREMENTAL and sabotage is None and parent is not None:
         record = ledger.version(parent)
-        arrived = _unseen_count(lake, record, events)
-        if arrived - _held_out_count(lake, record) < settings.increment.min_new_events:
+        # what the parent was tested on is not news by itself
+        arrived = int((found.allowed_N & (found.sequences.arrived_N > record.events_version)).sum())
+        if arrived < settings.increment.min_new_events:
             return NothingToLearn(f"no new events since v{parent} (events version {record.events_version})")
     facts = {
         "mode": mode.value,
@@ -108,6 +110,9 @@ def plan_training(
         "parent": parent,
         "champion": champion.version if champion else None,
         "sabotage": asdict(sabotage) if sabotage else None,
+        # A deletion or an opt-out leaves the events version as it is, and must not find the old training done.
+        "rows": int(found.allowed_N.sum()),
+        "left_out": found.left_out,
         "settings": {
             name: getattr(settings, name).model_dump(mode="json")
             for name in ("model", "train", "increment", "evaluation")
@@ -188,24 +193,44 @@ def evaluate_model(home: Home, settings: Settings, job: TrainingJob) -> Path:
 
 
 def load_material(home: Home, settings: Settings, job: TrainingJob) -> Material:
-    """The job's rows. `past` is what the parent was trained on; a full retrain has no past, all rows are new."""
-    lake = Lake(home.lake)
-    events = lake.relation("events", version=job.events_version)
-    share = settings.evaluation.holdout_share
+    """The job's rows. `past` is what the parent was trained on; a full retrain has no past, all rows are new.
+
+    Users who have opted out by now are in none of it, with their old events neither. Raises DataRejected when nothing
+    is left to learn from.
+    """
+    found = _consented(home, settings)
+    sequences, share = found.sequences, settings.evaluation.holdout_share
+    known_N = found.allowed_N & (sequences.arrived_N <= job.events_version)
     if job.mode is Mode.FULL or job.parent is None:
-        split = split_by_time(_histories(events), holdout_share=share)
+        split = split_by_time(sequences.histories(known_N), holdout_share=share)
         nothing = split.train.keep(np.zeros(len(split.train), dtype=bool))
         return Material(split.train, nothing, split.holdout, split.cutoff_us, len(split.train))
     record = Ledger.of(home, settings).version(job.parent)
-    then = lake.relation("events", version=record.events_version)
-    new = _histories(unseen(events, then, cutoff_us=record.cutoff_us))
-    past = _histories(trained_on(then, cutoff_us=record.cutoff_us))
+    seen_N = (sequences.arrived_N <= record.events_version) & (sequences.time_N < record.cutoff_us)
+    new, past = sequences.histories(known_N & ~seen_N), sequences.histories(known_N & seen_N)
     if not len(new):
         raise DataRejected(f"events version {job.events_version}: nothing that v{job.parent} has not seen")
     # Late rows may lie before the parent's cutoff; the test slice must not reach into what the parent trained on.
     cutoff_us = max(split_by_time(new, holdout_share=share).cutoff_us, record.cutoff_us)
     whole = merge(past, new)[0]
     return Material(new.before(cutoff_us), past, split_by_time(whole, cutoff_us=cutoff_us).holdout, cutoff_us, len(new))
+
+
+@dataclass(frozen=True)
+class _Consented:
+    """All sequences, and which of their events may be learnt from. `left_out`: a digest of the users who may not."""
+
+    sequences: Sequences
+    allowed_N: np.ndarray
+    left_out: str
+
+
+def _consented(home: Home, settings: Settings) -> _Consented:
+    lake = Lake(home.lake, engine=settings.lake.engine, memory_mb=settings.lake.memory_mb)
+    sequences = SequenceStore(home.sequences).read(lake)
+    out_U = sequences.among(opted_out(lake.relation("users")).to_pyarrow().column("user").to_pylist())
+    left_out = hashlib.sha256(b"".join(sequences.user_U[out_U].tolist())).hexdigest()
+    return _Consented(sequences, ~out_U[sequences.user_N()], left_out)
 
 
 def load_version(home: Home, settings: Settings, version: int) -> Fitted:
@@ -225,24 +250,6 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
     temporary.replace(file)
-
-
-def _histories(events: Any) -> Histories:
-    return Histories.from_table(user_histories(events).to_pyarrow())
-
-
-def _unseen_count(lake: Lake, record: VersionRecord, events_version: int) -> int:
-    then = lake.relation("events", version=record.events_version)
-    now = lake.relation("events", version=events_version)
-    return int(unseen(now, then, cutoff_us=record.cutoff_us).count().to_pyarrow().as_py())
-
-
-def _held_out_count(lake: Lake, record: VersionRecord) -> int:
-    """Rows of the parent's own version that it was tested on: not news by themselves."""
-    then = lake.relation("events", version=record.events_version)
-    return int(then.count().to_pyarrow().as_py()) - int(
-        trained_on(then, cutoff_us=record.cutoff_us).count().to_pyarrow().as_py()
-    )
 
 
 def _evaluation_report(settings: Settings, material: Material, evaluations: dict[str, Evaluation]) -> dict[str, Any]:

@@ -70,10 +70,7 @@ class Source:
 
     def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
         """All of them, in runs of about `rows`, so that a large log is never in memory whole."""
-        events = self._ordered(self.arrived)
-        backend = events.get_backend()
-        # Ibis 12 asks DuckDB 2 for batches by a name that is gone.
-        yield from backend.con.sql(backend.compile(events)).to_arrow_reader(rows)
+        yield from self._ordered(self.arrived).to_pyarrow_batches(chunk_size=rows)
 
     def _ordered(self, events: "ibis.Table") -> "ibis.Table":
         return user_histories(events.filter(events.arrived <= self.newest), also=("event_id", "arrived"))

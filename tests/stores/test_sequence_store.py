@@ -1,13 +1,8 @@
-"""The store of sequences: any way of delivering gives the same arrays, a kill leaves them whole, and so does damage."""
+"""The store of sequences: whatever is delivered when, in the order of time it is the same arrays."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -19,69 +14,12 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 import stores.sequences.store as module
-from model.sequences import BEHAVIOUR_NAMES, Histories
-from relations.errors import DependencyFailed
-from relations.schemas import DELIVERIES, EVENTS
+from model.sequences import Histories
 from stores.lake import Lake
-from stores.sequences.arrays import Sequences
-from stores.sequences.store import FAIL_POINTS, SequenceStore
+from stores.sequences.store import SequenceStore
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 Event = tuple[str, str, str | None, str, int, float | None]  # event id, user, item, behaviour, second, value
-
-
-def deliver(lake: Lake, rows: Sequence[Event], *, name: str, receipt: bool = True) -> None:
-    """Append `rows` as the door does, and file their receipt."""
-    events = [
-        {
-            "event_id": event,
-            "user": user,
-            "item_id": item,
-            "behaviour": behaviour,
-            "value": value,
-            "event_time": NOON + timedelta(seconds=second),
-            "received_time": NOON,
-            "source": "file",
-            "delivery_id": name,
-        }
-        for event, user, item, behaviour, second, value in rows
-    ]
-    lake.append("events", pa.Table.from_pylist(events, schema=EVENTS), transaction=name)
-    if receipt:
-        file_receipt(lake, name)
-
-
-def file_receipt(lake: Lake, name: str) -> None:
-    counts = dict.fromkeys(("delivered", "accepted", "quarantined", "duplicate", "late"), 0)
-    said = {
-        **counts,
-        "delivery_id": name,
-        "digest": name,
-        "kind": "events",
-        "source": "file",
-        "uri": name,
-        "received_time": NOON,
-        "table_versions": sorted(lake.versions().items()),
-        "state": "committed",
-    }
-    lake.append("deliveries", pa.Table.from_pylist([said], schema=DELIVERIES), transaction=name)
-
-
-def told(found: Sequences) -> list[tuple[Any, ...]]:
-    """One row an event, in order, with names in place of codes: the same whatever order items were met in."""
-    items = found.items.to_pylist()
-    return [
-        (user.decode(), items[item], BEHAVIOUR_NAMES[behaviour], int(time), repr(float(value)), int(arrived))
-        for user, item, behaviour, time, value, arrived in zip(
-            found.user_U[found.user_N()].tolist(),
-            found.item_N,
-            found.behaviour_N,
-            found.time_N,
-            found.value_N,
-            found.arrived_N,
-            strict=True,
-        )
-    ]
 
 
 def expected(rows: Sequence[Event], arrived: dict[str, int]) -> list[tuple[Any, ...]]:
@@ -104,22 +42,6 @@ def segments(store: SequenceStore) -> list[str]:
     return [each["name"] for each in json.loads((store.root / "current.json").read_text())["segments"]]
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> SequenceStore:
-    return SequenceStore(tmp_path / "sequences")
-
-
-@pytest.fixture
-def unmerged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deltas stay, however small the base is beside them."""
-    monkeypatch.setattr(module, "MERGE_SHARE", 9.0)
-
-
 FIRST: list[Event] = [
     ("e2", "b", "🦉", "view", 5, None),
     ("e1", "a", "x", "view", 5, 1.5),
@@ -129,7 +51,7 @@ FIRST: list[Event] = [
 
 
 @pytest.mark.usefixtures("unmerged")
-def test_a_late_event_stands_where_it_belongs(lake: Lake, store: SequenceStore) -> None:
+def test_a_late_event_stands_where_it_belongs(lake: Lake, store: SequenceStore, deliver: Any, told: Any) -> None:
     deliver(lake, FIRST, name="d1")
     one = store.update(lake)
     # earlier than all, at an instant between two others by event id, and of a new user on a new item
@@ -157,13 +79,13 @@ def test_a_late_event_stands_where_it_belongs(lake: Lake, store: SequenceStore) 
     assert delta.tolist() == [b"a", b"c"]  # b had no new event, and was not written again
 
 
-def test_a_base_alone_is_read_where_it_lies(lake: Lake, store: SequenceStore) -> None:
+def test_a_base_alone_is_read_where_it_lies(lake: Lake, store: SequenceStore, deliver: Any) -> None:
     deliver(lake, FIRST, name="d1")
     found = store.read(lake)
     assert all(isinstance(column, np.memmap) for column in (found.item_N, found.time_N, found.value_N, found.user_U))
 
 
-def test_nothing_new_writes_nothing(lake: Lake, store: SequenceStore) -> None:
+def test_nothing_new_writes_nothing(lake: Lake, store: SequenceStore, deliver: Any, told: Any) -> None:
     assert store.update(lake) == -1
     assert told(store.read(lake)) == []
     deliver(lake, FIRST, name="d1")
@@ -177,7 +99,9 @@ def test_nothing_new_writes_nothing(lake: Lake, store: SequenceStore) -> None:
     assert segments(store) == kept
 
 
-def test_a_delivery_without_a_receipt_is_not_there_yet(lake: Lake, store: SequenceStore) -> None:
+def test_a_delivery_without_a_receipt_is_not_there_yet(
+    lake: Lake, store: SequenceStore, deliver: Any, file_receipt: Any
+) -> None:
     deliver(lake, FIRST[:2], name="d1")
     one = store.update(lake)
     deliver(lake, FIRST[2:], name="d2", receipt=False)
@@ -189,7 +113,7 @@ def test_a_delivery_without_a_receipt_is_not_there_yet(lake: Lake, store: Sequen
 
 
 @pytest.mark.usefixtures("unmerged")
-def test_compaction_and_vacuum_change_nothing(lake: Lake, store: SequenceStore) -> None:
+def test_compaction_and_vacuum_change_nothing(lake: Lake, store: SequenceStore, deliver: Any, told: Any) -> None:
     for number, row in enumerate(FIRST):
         deliver(lake, [row], name=f"d{number}")
         store.update(lake)
@@ -204,7 +128,9 @@ def test_compaction_and_vacuum_change_nothing(lake: Lake, store: SequenceStore) 
 
 
 @pytest.mark.parametrize("change", ["delete", "overwrite", "another table"])
-def test_what_is_not_an_append_leads_to_a_rebuild(lake: Lake, store: SequenceStore, change: str) -> None:
+def test_what_is_not_an_append_leads_to_a_rebuild(
+    lake: Lake, store: SequenceStore, change: str, deliver: Any, told: Any
+) -> None:
     deliver(lake, FIRST, name="d1")
     store.update(lake)
     table = DeltaTable(str(lake.root / "events"))
@@ -238,7 +164,7 @@ ROW = st.tuples(
 @examples(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(ROW, min_size=1, max_size=24), data=st.data())
 def test_any_split_into_deliveries_gives_the_same_arrays(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[Any], data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any], data: st.DataObject, deliver: Any, told: Any
 ) -> None:
     root = tmp_path_factory.mktemp("split")
     lake, store = Lake(root / "lake"), SequenceStore(root / "sequences")
@@ -276,7 +202,7 @@ def assert_equal(ours: Histories, theirs: Histories) -> None:
         assert mine.tolist() == other.tolist()
 
 
-def test_a_part_of_the_sequences_as_histories(lake: Lake, store: SequenceStore) -> None:
+def test_a_part_of_the_sequences_as_histories(lake: Lake, store: SequenceStore, deliver: Any) -> None:
     deliver(lake, FIRST, name="d1")
     found = store.read(lake)
     assert found.among(["b", "nobody"]).tolist() == [False, True]
@@ -286,117 +212,3 @@ def test_a_part_of_the_sequences_as_histories(lake: Lake, store: SequenceStore) 
     assert kept.items.tolist() == ["🦉"]
     assert kept.item_N.tolist() == [0]
     assert len(found.histories(np.zeros(len(found), dtype=bool))) == 0
-
-
-DAMAGE: dict[str, Callable[[Path], object]] = {
-    "no manifest": lambda root: (root / "current.json").unlink(),
-    "half a manifest": lambda root: os.truncate(root / "current.json", 40),
-    "another format": lambda root: (root / "current.json").write_text('{"format": 0}'),
-    "a list": lambda root: (root / "current.json").write_text("[]"),
-    "no segment": lambda root: (root / "segment-00000000" / "time.npy").unlink(),
-    "half a segment": lambda root: os.truncate(root / "segment-00000000" / "item.npy", 130),
-    "a flipped byte": lambda root: flip(root / "segment-00000000" / "time.npy"),
-    "a flipped id": lambda root: flip(root / "segment-00000001" / "event_id.arrow"),
-}
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-3] ^= 4
-    path.write_bytes(data)
-
-
-@pytest.mark.usefixtures("unmerged")
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_store_is_built_again(lake: Lake, store: SequenceStore, damage: str) -> None:
-    deliver(lake, FIRST, name="d1")
-    store.update(lake)
-    deliver(lake, [("e9", "a", "z", "view", 20, None)], name="d2")
-    whole = told(store.read(lake))
-    assert len(segments(store)) == 2
-    DAMAGE[damage](store.root)
-    assert told(store.read(lake)) == whole
-    assert len(segments(store)) == 1
-
-
-def test_damage_does_not_survive_a_merge(lake: Lake, store: SequenceStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    deliver(lake, FIRST, name="d1")
-    store.update(lake)
-    flip(store.root / "segment-00000000" / "time.npy")
-    deliver(lake, [("e9", "a", "z", "view", 20, None)], name="d2")
-    monkeypatch.setattr(module, "MERGE_SHARE", 0.0)
-    store.update(lake)
-    found = told(store.read(lake))
-    assert found == expected(
-        [*FIRST, ("e9", "a", "z", "view", 20, None)], dict.fromkeys(("e1", "e2", "e4"), 1) | {"e9": 2}
-    )
-
-
-def test_nothing_is_pickled(lake: Lake, store: SequenceStore) -> None:
-    deliver(lake, FIRST, name="d1")
-    store.update(lake)
-    files = [path for path in store.root.rglob("*") if path.is_file() and path.suffix not in (".json", ".lock")]
-    assert {path.suffix for path in files if path.name != ".lock"} == {".npy", ".arrow"}
-    for path in files:
-        if path.suffix == ".npy":
-            np.load(path, allow_pickle=False)
-
-
-def test_discarded_sequences_leave_nothing(lake: Lake, store: SequenceStore) -> None:
-    deliver(lake, FIRST, name="d1")
-    whole = told(store.read(lake))
-    store.discard()
-    assert [path.name for path in store.root.iterdir()] == [".lock"]
-    assert told(store.read(lake)) == whole
-
-
-def test_a_full_disk_is_told_and_leaves_the_old_state(
-    lake: Lake, store: SequenceStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deliver(lake, FIRST, name="d1")
-    before = told(store.read(lake))
-    deliver(lake, [("e9", "a", "z", "view", 20, None)], name="d2")
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("stores.sequences.segments._save", full)
-        with pytest.raises(DependencyFailed, match=r"cannot write the sequences.*No space left.*make space"):
-            store.update(lake)
-    manifest = json.loads((store.root / "current.json").read_text())
-    assert manifest["absorbed"] == 1
-    assert [row for row in told(store.read(lake)) if row[1] != "z"] == before
-    assert {path.name for path in store.root.iterdir()} == {".lock", "current.json", *segments(store)}  # no leftovers
-
-
-KILLED = """
-import sys
-from pathlib import Path
-from stores.lake import Lake
-import stores.sequences.store as module
-module.MERGE_SHARE = float(sys.argv[2])
-module.SequenceStore(Path(sys.argv[1]) / "sequences").update(Lake(Path(sys.argv[1]) / "lake"))
-"""
-
-
-@pytest.mark.parametrize("point", FAIL_POINTS)
-def test_a_kill_leaves_the_old_state_or_the_new(tmp_path: Path, lake: Lake, store: SequenceStore, point: str) -> None:
-    deliver(lake, FIRST, name="d1")
-    store.update(lake)
-    old = (store.root / "current.json").read_text()
-    deliver(lake, [("e9", "a", "z", "view", 20, None)], name="d2")
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), "9"],
-        env={**os.environ, "RATCHET_FAIL_AT": point},
-        cwd=Path(__file__).parents[2],
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == -signal.SIGKILL
-    moved = (store.root / "current.json").read_text() != old
-    assert moved == (point == "sequences.current")
-    found = told(store.read(lake))
-    assert [row[1] for row in found] == ["x", "y", "z", "🦉"]
-    assert len(list(store.root.glob("segment-*"))) == len(segments(store)) == 2
-    assert not list(store.root.glob(".new-*"))

@@ -1,13 +1,17 @@
 """Binding: which of a source's columns is which of Ratchet's."""
 
 import difflib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from relations.schemas import SCHEMAS
+from relations.errors import SettingsError
+from relations.parsing import parse
+from relations.schemas import BEHAVIOURS, SCHEMAS
 from stores.settings import SourceSettings
 
+SCHEMAS_OF_SOURCES = ("events", "items", "users", "exposures")
 # Written at the door, never read from a source.
 STAMPED = ("received_time", "source", "delivery_id")
 # Not null in the table, and derived or given a default where a source says nothing.
@@ -90,6 +94,48 @@ def bind(
     taken = {*columns.values(), *context, raw, pseudonym}
     extra = tuple(name for name in names if name not in taken)
     return Binding(columns, constants, (raw, pseudonym), context, tuple(missing), extra)
+
+
+def require_mapping(source: str, settings: SourceSettings) -> None:
+    """Raises SettingsError where `[sources.NAME]` names a column or a behaviour that Ratchet does not have.
+
+    Before anything is begun: a delivery that cannot be read under its own settings could never be finished.
+    """
+    types = {field.name: field.type for kind in reversed(SCHEMAS_OF_SOURCES) for field in fields(kind)}
+    known = sorted({*types, "user_id"})
+    for section, names in (("columns", settings.columns), ("constants", settings.constants)):
+        for name in names:
+            if name not in known:
+                raise SettingsError(_unknown(source, section, name, "column", known))
+    for stated, name in settings.behaviours.items():
+        if name not in BEHAVIOURS:
+            raise SettingsError(_unknown(source, f"behaviours: {stated}", name, "behaviour", BEHAVIOURS))
+    for name, value in settings.constants.items():
+        unread = parse([value], types.get(name, pa.string())).unread
+        if unread:
+            raise SettingsError(f"ratchet.toml: [sources.{source}] constants: {name}: {unread[0]}")
+
+
+def absent(names: Collection[str], *, kind: str, source: str, settings: SourceSettings) -> list[str]:
+    """Warnings of columns that `[sources.NAME]` names, that need not be there, and that a delivery does not have."""
+    outside = {"user_id" if field.name == "user" else field.name: field for field in fields(kind)}
+    optional = [name for name, field in outside.items() if not _required(kind, field, settings)]
+    stated = {settings.columns[name]: name for name in optional if name in settings.columns}
+    if kind == "events":
+        stated |= dict.fromkeys(settings.context, "context")
+    found = []
+    for name, ours in stated.items():
+        if name not in names:
+            near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            found.append(f"source {source}: column {name} ({ours}) is not in this delivery{hint}")
+    return found
+
+
+def _unknown(source: str, place: str, name: str, what: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return f"ratchet.toml: [sources.{source}] {place}: {name!r} is no {what} of Ratchet's; {hint}"
 
 
 def expected(kind: str, settings: SourceSettings) -> dict[str, str]:

@@ -130,6 +130,8 @@ class Receipt:
     state: str
     table_versions: Mapping[str, int]
     reasons: tuple[tuple[str, int], ...] = ()
+    examples: Mapping[str, str] = field(default_factory=dict)
+    """Of each of `reasons`, what one row's message says. Not stored: the quarantine has every row's."""
     validation_result: str | None = None
     warnings: tuple[str, ...] = ()
     """What a person should know of a batch that was accepted."""

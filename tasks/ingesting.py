@@ -12,6 +12,7 @@ from pathlib import Path
 
 from expectations.pages import write_page
 from relations.errors import DataRejected, UsageError
+from stores.binding import require_mapping
 from stores.delivery import (
     UNREADABLE,
     Intent,
@@ -131,6 +132,7 @@ def ingest_landing(*, home: Home, settings: Settings, now: datetime) -> list[Rec
 
 def deliver(streams: Sequence[Opened], request: Request, *, home: Home, settings: Settings, now: datetime) -> Receipt:
     """Take the streams, end to end, through the door. The caller holds the ingest lock."""
+    require_mapping(request.source, settings.sources.get(request.source, SourceSettings()))
     reading = Reading.of(settings, source=request.source)
     resumed = _resume(home)
     folder, digest = spool(streams, home=home)
@@ -232,6 +234,7 @@ def _facts(receipt: Receipt) -> dict[str, object]:
 
 def rehearse(stream: Opened, request: Request, *, home: Home, settings: Settings, now: datetime) -> Receipt:
     """The receipt that a delivery would have; what it stages goes again."""
+    require_mapping(request.source, settings.sources.get(request.source, SourceSettings()))
     reading = Reading.of(settings, source=request.source)
     lake = _lake(home, reading)
     with ingest_lock(home):
@@ -261,6 +264,7 @@ def _receipt(intent: Intent, *, state: str, message: str, versions: Mapping[str,
         late=0,
         state=state,
         table_versions={table: version for table, version in versions.items() if table != "deliveries"},
+        warnings=request.warnings,
         message=message,
     )
 
@@ -277,7 +281,8 @@ def _counted(intent: Intent, verdict: Verdict) -> Receipt:
         receipt,
         delivered=verdict.delivered,
         reasons=verdict.reasons,
-        warnings=(*intent.request.warnings, *verdict.warnings),
+        examples=verdict.examples,
+        warnings=(*receipt.warnings, *verdict.warnings),
         columns=verdict.columns,
         profile=verdict.profile,
         **counts,

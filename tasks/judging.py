@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from stores.readers.opening import open_delivery
 
 from expectations.masks import RowContract
 from expectations.verdicts import Reason, validate
 from relations.evolution import Drift, compare, merge, observed_type
 from relations.schemas import KEYS
-from stores.binding import Binding, Missing, bind, expected
+from stores.binding import Binding, Missing, absent, bind, expected
 from stores.delivery import BATCH, COLUMNS, COMMITTED, EMPTY, WHOLE, Intent
+from stores.failpoints import reach
 from stores.lake import Lake
 from stores.pseudonyms import Keys
 from stores.readers.chunks import Chunk, Delivered
+from stores.readers.opening import open_delivery
 from tasks.deduplicating import find_newly_held, find_standings
 from tasks.judging_batches import BatchJudgement, judge_batch
 from tasks.staging_rows import Stage, Staged, Stamps, failed_rows
@@ -50,6 +51,7 @@ class Verdict:
     columns: Mapping[str, str] = field(default_factory=dict)
     profile: Mapping[str, float] = field(default_factory=dict)
     reasons: tuple[tuple[str, int], ...] = ()
+    examples: Mapping[str, str] = field(default_factory=dict)
     broken: Mapping[str, int] = field(default_factory=dict)
     """Expectation and column → rows that broke it, the batch's duplicates included."""
     evidence: tuple[Any, ...] = ()
@@ -160,6 +162,7 @@ def judge_delivery(intent: Intent, *, lake: Lake, keys: Keys) -> Verdict:
     stamps = Stamps(intent.received_time, request.source, intent.delivery_id)
     staged = Staged(request.kind, passed, (failed, second), leaving, kept, bound, watermark, stamps)
 
+    reasons, examples = _reasons(staged, replayed=request.replays is not None)
     late = 0 if whole else staged.late_rows()
     going = 0 if whole else passed.rows - len(leaving)
     known = failed.rows + second.rows - len(kept)
@@ -171,10 +174,17 @@ def judge_delivery(intent: Intent, *, lake: Lake, keys: Keys) -> Verdict:
         duplicate=len(standing.duplicates) + known,
         late=late,
         message="; ".join(why.message for why in whole),
-        warnings=(*drift.warnings, *batch.warnings, *_overruled(batch, intent), *_caught(found)),
+        warnings=(
+            *drift.warnings,
+            *_absent(found, intent),
+            *batch.warnings,
+            *_overruled(batch, intent),
+            *_caught(found),
+        ),
         columns=drift.next,
         profile=batch.profile if request.replays is None else {},  # of what is left of a batch, no day's measure
-        reasons=_reasons(staged) if request.replays is None else tuple(found.broken.most_common()),
+        reasons=reasons,
+        examples=examples,
         broken=dict(found.broken.most_common()),
         evidence=(*_evidence(found, intent), *batch.results),
         staged=staged,
@@ -187,12 +197,12 @@ def _first_reading(door: _Door, passed: Stage, failed: Stage, keys: Keys) -> _Re
     with RowContract(kind, latest=_latest(intent)) as contract:
         for chunk, binding in door.chunks():
             typed_chunk = door.typed(chunk, binding)
-            absent = [missing.column.replace("user_id", "user") for missing in binding.missing]
+            lacking = [missing.column.replace("user_id", "user") for missing in binding.missing]
             verdict = contract.judge(
-                typed_chunk.rows, unreadable=chunk.unreadable, untyped=typed_chunk.untyped, skipped=absent
+                typed_chunk.rows, unreadable=chunk.unreadable, untyped=typed_chunk.untyped, skipped=lacking
             )
             failing = dict(verdict.failing)
-            if absent and len(chunk.unreadable) < chunk.rows:
+            if lacking and len(chunk.unreadable) < chunk.rows:
                 reasons = tuple(Reason(COLUMNS, missing.column, missing.message) for missing in binding.missing)
                 failing = {row: (*failing.get(row, ()), *reasons) for row in range(chunk.rows)}
             passing = _complement(chunk.rows, failing)
@@ -203,6 +213,7 @@ def _first_reading(door: _Door, passed: Stage, failed: Stage, keys: Keys) -> _Re
                     failed_rows(chunk, failing, binding=binding, users=_or_null(users, chunk.rows), format=door.format)
                 )
             _add_up(found, chunk, binding, typed_chunk, verdict, door)
+    reach("ingest.read")
     return found
 
 
@@ -354,28 +365,40 @@ def _conflict(kind: str) -> Reason:
     return Reason("conflict", KEYS[kind][0], f"another row with the same {key} says something else{remedy}")
 
 
+def _absent(found: _Reading, intent: Intent) -> list[str]:
+    request = intent.request
+    if request.replays is not None:
+        return []
+    return absent(found.types, kind=request.kind, source=request.source, settings=intent.reading.source)
+
+
 def _caught(found: _Reading) -> list[str]:
     """Rows that warning-level expectations caught."""
     caught = sorted(found.warnings.items(), key=lambda pair: (pair[0].column, pair[0].message))
     return [f"{rows} rows: {why.message}" for why, rows in caught]
 
 
-def _reasons(staged: Staged) -> tuple[tuple[str, int], ...]:
-    """(expectation and column, newly quarantined rows that broke it), most first."""
+def _reasons(staged: Staged, *, replayed: bool) -> tuple[tuple[tuple[str, int], ...], dict[str, str]]:
+    """(expectation and column, newly quarantined rows that broke it), most first, and a message of each.
+
+    `replayed`: rows of the quarantine; those that failed again, then.
+    """
     counts: Counter[str] = Counter()
-    for batch in staged.quarantined():
+    messages: dict[str, str] = {}
+    failed = (batch for stage in staged.failed for batch in stage.batches())
+    for batch in failed if replayed else staged.quarantined():
         reasons = batch.column("reasons")
         why = pc.list_flatten(reasons)
         labels = pc.utf8_rtrim_whitespace(
             pc.binary_join_element_wise(pc.struct_field(why, "expectation"), pc.struct_field(why, "column"), " ")
         )
+        broken = {"row": pc.list_parent_indices(reasons), "label": labels, "message": pc.struct_field(why, "message")}
         # A row that broke one expectation twice on a column counts once.
-        once = (
-            pa.table({"row": pc.list_parent_indices(reasons), "label": labels}).group_by(["row", "label"]).aggregate([])
-        )
-        for count in pc.value_counts(once.column("label")).to_pylist():
-            counts[count["values"]] += count["counts"]
-    return tuple(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+        once = pa.table(broken).group_by(["row", "label"]).aggregate([("message", "min")])
+        for each in once.group_by("label").aggregate([("row", "count"), ("message_min", "min")]).to_pylist():
+            counts[each["label"]] += each["row_count"]
+            messages.setdefault(each["label"], each["message_min_min"])
+    return tuple(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))), messages
 
 
 def _evidence(found: _Reading, intent: Intent) -> list[Any]:

@@ -1,7 +1,8 @@
 """`ratchet ingest`."""
 
+from collections.abc import Iterator
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
@@ -31,7 +32,8 @@ def ingest(
 ) -> Result:
     """Validate and commit SOURCES, files or URLs; without any, what waits in the landing folder and at polled sources.
 
-    CSV, JSON lines, Parquet and Arrow, compressed or not; named formats by --format. An explicit file is a backfill and may be of any age. Rows that fail go to the quarantine with each reason.
+    CSV, JSON lines, Parquet and Arrow, compressed or not; named formats by --format. An explicit file is a backfill
+    and may be of any age. Rows that fail go to the quarantine with each reason.
     """
     home, settings = context.home, context.settings
     failures: list[dict[str, str]] = []
@@ -63,6 +65,7 @@ def ingest(
     }
     rejected = any(receipt["state"] in ("quarantined_whole", "unreadable") for receipt in found)
     lines = tuple(_line(receipt, dry_run=dry_run) for receipt in found) or ("nothing waits in the landing folder",)
+    lines += tuple(line for receipt in found if dry_run for line in _why(receipt))
     lines += tuple(f"{receipt['uri']}: {receipt['message']}" for receipt in found if receipt["message"])
     lines += tuple(f"{receipt['uri']}: warning: {warning}" for receipt in found for warning in receipt["warnings"])
     lines += tuple(f"[sources.{failure['source']}] failed: {failure['message']}" for failure in failures)
@@ -75,4 +78,13 @@ def ingest(
 def _line(receipt: dict[str, object], *, dry_run: bool) -> str:
     counts = " · ".join(f"{receipt[name]} {name}" for name in ("accepted", "quarantined", "duplicate", "late"))
     would = "would be: " if dry_run else ""
-    return f"{receipt['uri']}: {receipt['delivered']} {receipt['kind']} delivered → {would}{counts} ({receipt['state']})"
+    return (
+        f"{receipt['uri']}: {receipt['delivered']} {receipt['kind']} delivered → {would}{counts} ({receipt['state']})"
+    )
+
+
+def _why(receipt: dict[str, Any]) -> Iterator[str]:
+    """What the rows that would be held broke; a real delivery leaves that to `ratchet quarantine explain`."""
+    for label, rows in receipt["reasons"].items():
+        if receipt["examples"][label] not in receipt["message"]:
+            yield f"    {rows} × {label}: {receipt['examples'][label]}"

@@ -150,7 +150,7 @@ def replay(
         lines.append(f"{repair.delivery_id}: {repair.replayed} rows {would}replayed, {repair.left} left open")
         receipt = repair.receipt
         if receipt is not None:
-            lines += [f"    {rows} × {expectation}" for expectation, rows in receipt.reasons]
+            lines += [f"    {rows} × {why}: {receipt.examples[why]}" for why, rows in receipt.reasons]
             lines += [f"    {said}" for said in (receipt.message, *receipt.warnings) if said]
         if repair.illegible:
             lines.append(

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from relations.errors import SettingsError
 from relations.evolution import Policy
 from stores.home import Home
 from stores.lake import Lake
@@ -118,3 +119,26 @@ def test_a_batch_that_is_held_is_no_precedent_and_one_that_is_let_in_is(tmp_path
     assert (calm.accepted, calm.warnings) == (25, ())
     times = Lake(home.lake).read("events").column("event_time").to_pylist()
     assert {moment.year for moment in times} == {2026}
+
+
+def test_a_mapping_that_cannot_be_is_refused_before_anything_is_begun(tmp_path: Path, home: Home) -> None:
+    path = write(tmp_path / "e.csv", rows())
+    wrong = Settings(sources={"shop": SourceSettings(columns=COLUMNS, constants={"exposure_id": "e", "vlaue": "1"})})
+    with pytest.raises(SettingsError, match="'vlaue' is no column of Ratchet's; did you mean value"):
+        ingest_file(path, home=home, settings=wrong, source="shop", now=NOW)
+    assert not list(home.staging.iterdir())  # or each later command would fail at finishing it
+    right = Settings(sources={"shop": SourceSettings(columns={**COLUMNS, "query": "nte"})})
+    receipt = ingest_file(path, home=home, settings=right, source="shop", now=NOW)
+    assert (receipt.accepted, receipt.warnings) == (
+        25,
+        ("source shop: column nte (query) is not in this delivery; did you mean note?",),
+    )
+
+
+def test_a_rehearsal_says_what_rows_would_break(tmp_path: Path, home: Home) -> None:
+    path = write(tmp_path / "e.csv", change(action=lambda row: "look"))
+    settings = Settings(sources={"shop": SourceSettings(columns=COLUMNS)})
+    receipt = ingest_file(path, home=home, settings=settings, source="shop", now=NOW, dry_run=True)
+    ((label, count),) = receipt.reasons
+    assert (label, count) == ("expect_column_values_to_be_in_set behaviour", 25)
+    assert receipt.examples[label].endswith("map others with [sources.NAME] behaviours; saw 'look'")

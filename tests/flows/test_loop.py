@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from cli.demo.market import Market
@@ -20,6 +21,7 @@ from simulation.traffic import Traffic
 from stores.home import Home
 from stores.lake import Lake
 from stores.ledger import Ledger
+from stores.privacy import Mentions
 from stores.settings import load_settings
 
 SMALL = Parameters(users=260, items=120, new_items_per_day=4, new_users_per_day=2, topics=4, subtopics_per_topic=3)
@@ -169,3 +171,16 @@ def test_from_raw_rows_to_a_promoted_model_and_back(home: Home) -> None:
     page = (home.reports / f"{config['trial_id']}.html").read_text()
     assert verdict in page
     assert "http" not in page.replace("http-equiv", "")  # no request to anywhere
+    assert leaks(home, list(market.marketplace.people.ids)) == []
+
+
+def leaks(home: Home, raw: list[str]) -> list[str]:
+    """Files of the home, decoded where they are Parquet, in which one of the raw user ids stands as a whole word."""
+    mentions, found = Mentions(raw), []
+    for path in sorted(path for path in home.root.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        if data.startswith(b"PAR1"):
+            data += str(pq.read_table(path).to_pylist()).encode()
+        if mentions.within(data):
+            found.append(str(path.relative_to(home.root)))
+    return found

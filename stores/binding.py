@@ -123,10 +123,11 @@ def absent(names: Collection[str], *, kind: str, source: str, settings: SourceSe
     stated = {settings.columns[name]: name for name in optional if name in settings.columns}
     if kind == "events":
         stated |= dict.fromkeys(settings.context, "context")
+    taken = {*settings.columns.values(), *settings.context}
     found = []
     for name, ours in stated.items():
         if name not in names:
-            near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.5)
+            near = difflib.get_close_matches(name, sorted({*names} - taken), n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else ""
             found.append(f"source {source}: column {name} ({ours}) is not in this delivery{hint}")
     return found

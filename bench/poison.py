@@ -2,7 +2,8 @@
 
     python -m bench.poison --data ../shared/data
 
-The bounds of `expectations.batches` were tuned on MovieLens 100k, Amazon, DIGINETICA's first half and a marketplace. None of them has seen what is reported as held out: MovieLens 1M, DIGINETICA's second half and other marketplaces.
+The bounds of `expectations.batches` were tuned on MovieLens 100k, Amazon, DIGINETICA's first half and a marketplace.
+None of them has seen what is reported as held out: MovieLens 1M, DIGINETICA's second half and other marketplaces.
 Every batch is held against the 30 before it; the first 8 have too few. A batch is caught when a critical bound breaks
 (tests hold these bounds against Great Expectations' own verdicts). `holds` is computed from `measured` and `bar`.
 """

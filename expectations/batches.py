@@ -53,6 +53,8 @@ class Norm:
     spread: float = 6.0
     rows: int = 0
     """A share below this many rows is chance."""
+    factors: bool = False
+    """Varies by factors, as volumes and maxima do: judged by its logarithm, and up to threefold is never remarkable."""
     both: bool = False
     """Too little counts as well."""
 
@@ -64,6 +66,7 @@ EVENT_RULES: tuple[Norm, ...] = (
         says="one user wrote {saw} of the rows",
         do=f"a client that gives everybody one id, or a script; {_CHECK}",
         rows=20,
+        factors=True,
     ),
     Norm(
         *("presence", Severity.CRITICAL, Unit.SHARE, 0.35),
@@ -155,6 +158,7 @@ EVENT_RULES: tuple[Norm, ...] = (
         *("rating_mean", Severity.WARNING, Unit.PLAIN, 0.0),
         says="the mean rating is {saw}",
         do="check the scale that the source writes",
+        factors=True,
         both=True,
     ),
 )
@@ -162,6 +166,7 @@ VOLUME = Norm(
     *("rows", Severity.WARNING, Unit.COUNT, 0.0),
     says="the delivery has {saw} rows",
     do="half a day, two days in one, or a second copy under new ids; look at what the source exported",
+    factors=True,
     both=True,
 )
 RULES: Mapping[str, tuple[Norm, ...]] = {"events": (VOLUME, *EVENT_RULES)}
@@ -249,26 +254,22 @@ def bounds(
 
 
 def _bound(norm: Norm, profile: Profile, *, window: Sequence[Profile], seen: Sequence[float]) -> Bound:
-    if norm.unit is Unit.COUNT:
-        # Volume varies by factors: nights, weekends. Up to threefold is never remarkable.
-        logs = [math.log(max(value, 1)) for value in seen]
-        room = max(math.log(3.0), norm.spread * _deviation(logs))
-        return Bound(norm, math.exp(median(logs) - room), math.exp(median(logs) + room), min(seen), max(seen))
     rows = profile["rows"]
-    middle, deviation = median(seen), _deviation(seen)
-    chance = 0.0
-    if norm.unit is Unit.SCORE:
-        # A mean of standardised evidence: its own standard error is 1 / √ratings, and the window's scales alike.
-        ratings = profile["flip_rows"]
-        deviation *= max(1.0, math.sqrt(median(each["flip_rows"] for each in window if "flip_rows" in each) / ratings))
-        deviation = max(deviation, CLUSTERED / math.sqrt(ratings))
-    elif norm.unit is Unit.SHARE:
-        chance = norm.rows / rows
-    elif norm.number == "rating_mean":
-        deviation = max(deviation, 0.05)
-    high = max(middle + norm.spread * deviation, norm.floor, chance)
-    low = middle - norm.spread * deviation if norm.both else None
-    return Bound(norm, low, high, min(seen), max(seen))
+    chance = norm.rows / rows
+    if norm.factors:
+        logs = [math.log(max(value, 1e-6)) for value in seen]
+        room = max(math.log(3.0), norm.spread * _deviation(logs))
+        high, low = math.exp(median(logs) + room), math.exp(median(logs) - room)
+    else:
+        deviation = _deviation(seen)
+        if norm.unit is Unit.SCORE:
+            # A mean of standardised evidence: its own standard error is 1 / √ratings, and the window's scales alike.
+            usual = median(each["flip_rows"] for each in window if "flip_rows" in each)
+            ratings = profile["flip_rows"]
+            deviation = max(deviation * max(1.0, math.sqrt(usual / ratings)), CLUSTERED / math.sqrt(ratings))
+        high, low = median(seen) + norm.spread * deviation, median(seen) - norm.spread * deviation
+    high = max(high, norm.floor, chance)
+    return Bound(norm, low if norm.both else None, high, min(seen), max(seen))
 
 
 def _deviation(values: Sequence[float]) -> float:

@@ -1,15 +1,15 @@
 """Flipped labels: evidence that some of a delivery's ratings r are lowest + highest − r, as one Ibis row.
 
 Each rating falls on one of `LEVELS` levels between the lowest and the highest trailing rating. The chance of level k
-for user u and item i is naive Bayes, P(k | u) · P(k | i) / P(k), normalised; P(k | u) and P(k | i) are counts over the
-trailing rows and this delivery without the row itself, with `PRIOR` rows of the overall distribution added.
+for user u and item i is naive Bayes, P(k | u) · P(k | i) / P(k), normalised; P(k | u) and P(k | i) are counts over
+the trailing rows and this delivery without the row itself, with `PRIOR` rows of the overall distribution added.
 
 A flipped rating has level LEVELS − 1 − k. The evidence of a row is the log-likelihood ratio of "a share ε of the rows
 is flipped" over "none is", s(k) = ln(1 − ε + ε · P(flipped k) / P(k)), less its expectation under P: so a delivery of
-opinionated or of erratic users moves it little. Summed, and divided by the standard deviation that P gives to the sum,
-it is a z value that grows with √rows times the flipped share. What is not 0 of it in clean deliveries is how far people
-are from naive Bayes: the same from delivery to delivery, so that the trailing window takes it away. A likelihood ratio at a fixed small alternative, standardised as a score test is; see Lehmann and Romano, Testing
-Statistical Hypotheses, chapter 13, for tests against mixtures close to the null.
+opinionated or of erratic users moves it little. Summed, and divided by the standard deviation that P gives to the
+sum, it is a z value that grows with √rows times the flipped share. What is not 0 of it in clean deliveries is how far
+people are from naive Bayes: the same from delivery to delivery, so that the trailing window takes it away. A
+likelihood ratio at a fixed small alternative, standardised as the score test is (Rao 1948).
 """
 
 import ibis

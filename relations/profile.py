@@ -27,9 +27,9 @@ HEAVY_SHARE = 0.02
 REGULAR = 0.5
 """Coefficient of variation of the gaps below which a pace is a machine's. Memoryless gaps have 1, people more."""
 FAST_PER_MINUTE = 60.0
-AHEAD_SECONDS = 300.0
+AHEAD_SECONDS = 300
 """Clocks this far ahead of arrival are wrong rather than unsynchronised."""
-BEHIND_SECONDS = 7 * 86_400.0
+BEHIND_SECONDS = 7 * 86_400
 
 SHALLOW: tuple[str, ...] = ("view", "click")
 DEEP: tuple[str, ...] = ("cart", "purchase")
@@ -42,9 +42,8 @@ def profile(events: ibis.Table, *, trailing: ibis.Table | None = None, items: ib
     `trailing`: accepted events of the window; without it what is relative to it is left out. `items`: the items table,
     for the share of rows on items that neither it nor `trailing` knows.
     """
-    parts = [_rows(events), _people(events), _things(events), _presence(events)]
     sample = _whole_users(events)
-    parts.append(_pace(sample))
+    parts = [_rows(events), _people(events), _things(events), _presence(events, sample), _pace(sample)]
     if trailing is not None:
         parts += [
             _mix(events, trailing),
@@ -77,20 +76,34 @@ def numbers(row: pa.Table) -> dict[str, float]:
 
 
 def _rows(events: ibis.Table) -> ibis.Table:
-    """Volume, behaviour shares, ratings, nulls and clocks, in one pass."""
-    rating = events.behaviour == "rating"
-    lag = _seconds(events.received_time) - _seconds(events.event_time)
-    return events.agg(
-        rows=events.count().cast("float64"),
-        **{f"share_{name}": (events.behaviour == name).mean() for name in BEHAVIOURS},
-        ratings=rating.sum().cast("float64"),
-        rating_mean=events.value.mean(where=rating),
-        rating_std=events.value.std(where=rating, how="pop"),
-        null_value=events.value.isnull().mean(),
-        ahead=(lag < -AHEAD_SECONDS).mean(),
-        behind=(lag > BEHIND_SECONDS).mean(),
-        newest_age_hours=lag.min() / 3600,
-        span_hours=(lag.max() - lag.min()) / 3600,
+    """Volume, behaviour shares, ratings, nulls and clocks. Grouped first: strings are compared once a behaviour."""
+    by = events.group_by("behaviour").agg(
+        n=events.count(), mean=events.value.mean(), std=events.value.std(how="pop"), nulls=events.value.isnull().sum()
+    )
+    rating = by.behaviour == "rating"
+    total = by.n.sum().nullif(0)
+    mixed = by.agg(
+        rows=by.n.sum().fill_null(0).cast("float64"),
+        **{f"share_{name}": by.n.sum(where=by.behaviour == name).fill_null(0) / total for name in BEHAVIOURS},
+        ratings=by.n.sum(where=rating).fill_null(0).cast("float64"),
+        rating_mean=by["mean"].max(where=rating),
+        rating_std=by["std"].max(where=rating),
+        null_value=by.nulls.sum() / total,
+    )
+    clocks = events.agg(
+        ahead=(events.event_time > events.received_time + ibis.interval(seconds=AHEAD_SECONDS)).mean(),
+        behind=(events.event_time < events.received_time - ibis.interval(seconds=BEHIND_SECONDS)).mean(),
+        received=events.received_time.max(),
+        newest=events.event_time.max(),
+        oldest=events.event_time.min(),
+    )
+    joined = mixed.cross_join(clocks)
+    return joined.select(
+        *mixed.columns,
+        "ahead",
+        "behind",
+        newest_age_hours=(_seconds(joined.received) - _seconds(joined.newest)) / 3600,
+        span_hours=(_seconds(joined.newest) - _seconds(joined.oldest)) / 3600,
     )
 
 
@@ -122,7 +135,7 @@ def _things(events: ibis.Table) -> ibis.Table:
     return joined.select("items", item_top=joined.top / joined.total, item_top10=joined.top10 / joined.total)
 
 
-def _presence(events: ibis.Table) -> ibis.Table:
+def _presence(events: ibis.Table, sample: ibis.Table) -> ibis.Table:
     """`presence`: the largest share of the delivery's time slices in which one heavy user is active; 0 without one.
 
     A person comes, writes and goes; an id that many share (a client that lost its users) is always there. The slices
@@ -132,7 +145,7 @@ def _presence(events: ibis.Table) -> ibis.Table:
     enough = ibis.greatest(HEAVY_SHARE * count.n.sum().over(ibis.window()), 2.0 * BUSY)
     heavy = count.filter(count.n >= enough)
     timed = events.semi_join(heavy, "user").select("user", at=_seconds(events.event_time))
-    clock = events.select(at=_seconds(events.event_time))
+    clock = sample.select(at=_seconds(sample.event_time))
     edges = clock.agg(low=clock.at.approx_quantile(0.01), high=clock.at.approx_quantile(0.99))
     placed = timed.cross_join(edges)
     width = ibis.greatest(placed.high - placed.low, 1e-6)
@@ -177,10 +190,7 @@ def _mix(events: ibis.Table, trailing: ibis.Table) -> ibis.Table:
 
     Source: Siddiqi, Credit Risk Scorecards, 2006. A share of 0 counts as 1e-4.
     """
-    now = events.agg(**{name: ibis.greatest((events.behaviour == name).mean(), 1e-4) for name in BEHAVIOURS})
-    then = trailing.agg(
-        **{f"{name}_then": ibis.greatest((trailing.behaviour == name).mean(), 1e-4) for name in BEHAVIOURS}
-    )
+    now, then = _shares(events, ""), _shares(trailing, "_then")
     joined = now.cross_join(then)
     terms = [
         (joined[name] - joined[f"{name}_then"]) * (joined[name] / joined[f"{name}_then"]).ln() for name in BEHAVIOURS
@@ -191,17 +201,27 @@ def _mix(events: ibis.Table, trailing: ibis.Table) -> ibis.Table:
     return joined.select(behaviour_psi=total)
 
 
+def _shares(events: ibis.Table, suffix: str) -> ibis.Table:
+    by = events.group_by("behaviour").agg(n=events.count())
+    total = by.n.sum()
+    shares = {name: by.n.sum(where=by.behaviour == name).fill_null(0) / total for name in BEHAVIOURS}
+    return by.agg(**{f"{name}{suffix}": ibis.greatest(share.fill_null(0.0), 1e-4) for name, share in shares.items()})
+
+
 def _heavy(events: ibis.Table, trailing: ibis.Table) -> ibis.Table:
     """`heavy`: share of rows of users who write more here than all but one in 1,000 did in an earlier delivery.
 
-    Without the busiest of them, whom `user_top` judges: one enthusiast is nothing, several at once are a fleet.
+    Without the two busiest of them: enthusiasts are nothing, several at once are a fleet.
     """
     before = trailing.group_by(["user", "delivery_id"]).agg(n=trailing.count())
     usual = before.agg(most=before.n.quantile(0.999))
-    user = events.group_by("user").agg(n=events.count()).cross_join(usual)
-    above = user.n > user.most
-    beyond = user.n.sum(where=above).fill_null(0) - user.n.max(where=above).fill_null(0)
-    return user.agg(heavy=beyond / user.n.sum())
+    user = events.group_by("user").agg(n=events.count())
+    joined = user.cross_join(usual)
+    above = joined.filter(joined.n > joined.most)
+    busiest = above.order_by(ibis.desc("n")).limit(2)
+    sums = above.agg(above=above.n.sum().fill_null(0)).cross_join(busiest.agg(two=busiest.n.sum().fill_null(0)))
+    sums = sums.cross_join(user.agg(total=user.n.sum()))
+    return sums.select(heavy=(sums.above - sums.two) / sums.total)
 
 
 def _surges(events: ibis.Table, trailing: ibis.Table) -> ibis.Table:

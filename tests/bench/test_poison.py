@@ -49,7 +49,7 @@ def test_a_marketplace_poisoned(days: list[pa.Table]) -> None:
     found = hunt(World("small", days, held_out=True, every=2))
     assert found.clean.caught == 0
     assert found.clean.of == 12 - 1 - 8
-    everything = [count for count in found.poison.values()]
+    everything = list(found.poison.values())
     assert sum(count.of for count in everything) == 12 * 2
     assert sum(count.caught for count in everything) >= 23
     assert [row["holds"] for row in _rows("x", found.clean, found.poison)[:1]] == [True]

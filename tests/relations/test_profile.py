@@ -123,11 +123,11 @@ def test_presence_tells_a_visit_from_a_shared_id(take: Take) -> None:
     assert take(crowd)["presence"] == 0
 
 
-def test_heavy_is_more_than_nearly_everybody_wrote_and_needs_two(take: Take) -> None:
+def test_heavy_is_more_than_nearly_everybody_wrote_and_needs_three(take: Take) -> None:
     before = [event(f"u{number}") for number in range(50)] * 2  # two rows each
     bots = [event(name) for name in ("x", "y", "z") for _ in range(5)]
-    assert take([*bots, *[event("u1")] * 2], before)["heavy"] == 10 / 17  # without the busiest of the three
-    assert take([*bots[:5], *[event("u1")] * 2], before)["heavy"] == 0
+    assert take([*bots, *[event("u1")] * 2], before)["heavy"] == 5 / 17  # without two of the three
+    assert take([*bots[:10], *[event("u1")] * 2], before)["heavy"] == 0
 
 
 def test_orphans_are_bought_unseen(take: Take) -> None:
@@ -203,7 +203,7 @@ rows_strategy = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(rows=rows_strategy, split=st.integers(0, 30), seed=st.integers(0, 100))
 def test_order_and_names_do_not_matter_and_shares_are_shares(
     take: Take, rows: list[tuple[int, int, int, str]], split: int, seed: int

@@ -53,8 +53,8 @@ class Norm:
     spread: float = 6.0
     rows: int = 0
     """A share below this many rows is chance."""
-    factors: bool = False
-    """Varies by factors, as volumes and maxima do: judged by its logarithm, and up to threefold is never remarkable."""
+    factor: float | None = None
+    """Varies by factors, as volumes and maxima do: judged by its logarithm, and this factor is never remarkable."""
     both: bool = False
     """Too little counts as well."""
 
@@ -66,7 +66,7 @@ EVENT_RULES: tuple[Norm, ...] = (
         says="one user wrote {saw} of the rows",
         do=f"a client that gives everybody one id, or a script; {_CHECK}",
         rows=20,
-        factors=True,
+        factor=1.5,
     ),
     Norm(
         *("presence", Severity.CRITICAL, Unit.SHARE, 0.35),
@@ -158,7 +158,7 @@ EVENT_RULES: tuple[Norm, ...] = (
         *("rating_mean", Severity.WARNING, Unit.PLAIN, 0.0),
         says="the mean rating is {saw}",
         do="check the scale that the source writes",
-        factors=True,
+        factor=2.0,
         both=True,
     ),
 )
@@ -166,7 +166,7 @@ VOLUME = Norm(
     *("rows", Severity.WARNING, Unit.COUNT, 0.0),
     says="the delivery has {saw} rows",
     do="half a day, two days in one, or a second copy under new ids; look at what the source exported",
-    factors=True,
+    factor=3.0,
     both=True,
 )
 RULES: Mapping[str, tuple[Norm, ...]] = {"events": (VOLUME, *EVENT_RULES)}
@@ -256,9 +256,9 @@ def bounds(
 def _bound(norm: Norm, profile: Profile, *, window: Sequence[Profile], seen: Sequence[float]) -> Bound:
     rows = profile["rows"]
     chance = norm.rows / rows
-    if norm.factors:
+    if norm.factor is not None:
         logs = [math.log(max(value, 1e-6)) for value in seen]
-        room = max(math.log(3.0), norm.spread * _deviation(logs))
+        room = max(math.log(norm.factor), norm.spread * _deviation(logs))
         high, low = math.exp(median(logs) + room), math.exp(median(logs) - room)
     else:
         deviation = _deviation(seen)

@@ -144,7 +144,7 @@ def compare(
             if policy == "strict" or (policy == "additive" and column in used and was != NULL):
                 held.append((column, say.gone(column, was, fresh)))
             elif was != NULL:
-                warnings.append(say.gone(column, was, ()))
+                warnings.append(say.gone(column, was, fresh))
             continue
         kind = found[column]
         if _fits(kind, was, policy=policy, text_source=text_source):
@@ -257,7 +257,7 @@ class _Words:
         return f"{self._of(column)} is gone, it was {was}; new: {names}; if renamed, write in ratchet.toml: {line}"
 
     def new(self, column: str, kind: str) -> str:
-        end = self._end(column) if self.policy == "strict" else "it is taken from now on"
+        end = self._end(column) if self.policy == "strict" else "it is known from now on"
         return f"{self._of(column)} is new, it is {kind}; {end}"
 
     def _of(self, column: str) -> str:

@@ -176,7 +176,7 @@ def judge_delivery(intent: Intent, *, lake: Lake, keys: Keys) -> Verdict:
         message="; ".join(why.message for why in whole),
         warnings=(
             *drift.warnings,
-            *_absent(found, intent),
+            *_absent(found, drift, intent),
             *batch.warnings,
             *_overruled(batch, intent),
             *_caught(found),
@@ -312,7 +312,8 @@ def _or_null(users: pa.ChunkedArray | None, rows: int) -> pa.ChunkedArray:
 def _drift(found: _Reading, intent: Intent, lake: Lake, *, text_source: bool) -> Drift:
     """The source's columns against those of its newest committed delivery of this kind."""
     request = intent.request
-    if request.replays is not None:  # the quarantine's own writing of them, no statement of the source's
+    if request.replays is not None or found.missing:
+        # The quarantine's own writing of rows, no statement of the source's; or a batch that sets no precedent.
         return Drift((), (), {})
     receipts = lake.read(
         "deliveries",
@@ -365,11 +366,13 @@ def _conflict(kind: str) -> Reason:
     return Reason("conflict", KEYS[kind][0], f"another row with the same {key} says something else{remedy}")
 
 
-def _absent(found: _Reading, intent: Intent) -> list[str]:
+def _absent(found: _Reading, drift: Drift, intent: Intent) -> list[str]:
+    """Columns that the settings name and the source has never had; of one that has gone, the drift tells."""
     request = intent.request
     if request.replays is not None:
         return []
-    return absent(found.types, kind=request.kind, source=request.source, settings=intent.reading.source)
+    known = {*found.types, *drift.next}
+    return absent(known, kind=request.kind, source=request.source, settings=intent.reading.source)
 
 
 def _caught(found: _Reading) -> list[str]:

@@ -8,14 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from relations.parsing import excerpt
+from relations.parsing import Stated, excerpt
 from stores.readers.chunks import Chunk
 from stores.readers.expanding import Expanding
 from stores.readers.lines import Lines, filled_lines
-from stores.readers.rowwise import lazily, row_chunks, texts_chunk
+from stores.readers.rowwise import lazily, row_chunks
 
 _PARSE_BYTES = 4 << 20
 _PEEK_BYTES = 65_536
+_WHOLE = rb"(-?\d+)(?=\s*[,}])"
 _LF, _BRACE = ord("\n"), ord("{")
 
 
@@ -33,24 +34,36 @@ class JsonRows:
         self._texts: tuple[str, ...] = ()
 
     def fast(self, data: bytes) -> Chunk | None:
-        """Rows of flat objects, one on each line, whose columns are each of one type."""
+        """Flat objects, one on each line, whose columns are each of one type (numbers may be whole or not)."""
         bytes_B = np.frombuffer(data, np.uint8)
         starts_L = np.flatnonzero(bytes_B[:-1] == _LF) + 1
         if not data.startswith(b"{") or not (bytes_B[starts_L] == _BRACE).all():
             return None  # blank lines, indented ones, an object over several lines, or something else than an object
         rows = len(starts_L) + 1
+        peek = data.rfind(b"\n", 0, _PEEK_BYTES) + 1
+        if 0 < 2 * peek < len(data) and self.fast(data[:peek]) is None:
+            return None  # soon, instead of after a parse of everything; else which columns hold texts is known now
         table = self._table(data)
         # Each line begins an object, none holds another, and there are as many: each line is one.
         if table is None or table.num_rows != rows or not table.num_columns:
             return None
-        if not all(_agrees(name, table.column(name), data) for name in table.schema.names):
+        if not all(_agrees(name, table.column(name), data, rows) for name in table.schema.names):
             return None
+
+        def column(name: str) -> Stated:
+            if name not in table.schema.names:
+                return [None] * rows
+            values = table.column(name)
+            whole = _whole(name, data) if pa.types.is_floating(values.type) else []
+            if not any(whole):
+                return values
+            return [int(digits) if digits else value for digits, value in zip(whole, values.to_pylist(), strict=True)]
 
         def lines() -> list[bytes]:
             return filled_lines(data)
 
         names = tuple(sorted(table.schema.names))
-        return texts_chunk(names, table, {}, lazily(lines))
+        return Chunk(0, rows, names, {}, column, lazily(lines))
 
     def exact(self, data: bytes, *, start: int, stop: int, final: bool) -> tuple[Chunk, int]:
         lines = filled_lines(data[start:stop])
@@ -69,8 +82,6 @@ class JsonRows:
         return Chunk(0, len(rows), names, unreadable, column, lines.__getitem__), stop - start
 
     def _table(self, data: bytes) -> pa.Table | None:
-        if not self._texts and len(data) > 2 * _PEEK_BYTES:
-            self._table(data[: data.rfind(b"\n", 0, _PEEK_BYTES) + 1])  # learn which columns hold texts
         table = _read(data, self._texts)
         if table is None:
             self._texts = ()
@@ -99,8 +110,8 @@ def _read(data: bytes, texts: Sequence[str]) -> pa.Table | None:
         return None
 
 
-def _agrees(name: str, column: pa.ChunkedArray, data: bytes) -> bool:
-    """Whether Arrow's values are Python's: no nested ones, valid UTF-8, no whole number turned into a fraction."""
+def _agrees(name: str, column: pa.ChunkedArray, data: bytes, rows: int) -> bool:
+    """Whether Arrow's values are Python's: no nested ones, valid UTF-8, whole numbers among fractions to be found."""
     kind = column.type
     if pa.types.is_string(kind):
         try:
@@ -109,11 +120,21 @@ def _agrees(name: str, column: pa.ChunkedArray, data: bytes) -> bool:
             return False
         return True
     if pa.types.is_floating(kind):
-        key = re.escape(json.dumps(name, ensure_ascii=False).encode())
-        whole = re.search(key + rb"\s*:\s*-?\d+\s*[,}]", data)
-        disguised = b"\\" in data and re.search(rb'\\[^"\n]*"\s*:', data)  # a key may be spelt with escapes
-        return not whole and not disguised and pc.all(pc.is_finite(column)).as_py() is not False
+        if pc.all(pc.is_finite(column)).as_py() is False:
+            return False
+        if b"\\" in data and re.search(rb'\\[^"\n]*"\s*:', data):
+            return False  # a key may be spelt with escapes
+        return not re.search(_key(name) + _WHOLE, data) or len(_whole(name, data)) == rows
     return bool(pa.types.is_null(kind) or pa.types.is_boolean(kind) or pa.types.is_int64(kind))
+
+
+def _key(name: str) -> bytes:
+    return re.escape(json.dumps(name, ensure_ascii=False).encode()) + rb"\s*:\s*"
+
+
+def _whole(name: str, data: bytes) -> list[bytes]:
+    """The digits of a column's whole numbers, empty for other values: one entry for each object that has the key."""
+    return re.findall(_key(name) + b"(?:" + _WHOLE + b")?", data)
 
 
 def _object(line: bytes) -> dict[str, object] | str:

@@ -58,6 +58,9 @@ class Users:
     def lifted(self, pseudonyms: Sequence[str]) -> list[str]:
         return self._keys.lift_all(pseudonyms)
 
+    def rooted(self, pseudonyms: Sequence[str]) -> list[str]:
+        return self._keys.roots_of(pseudonyms)
+
 
 def typed(chunk: Chunk, binding: Binding, *, kind: str, source: str, settings: SourceSettings, users: Users) -> Typed:
     """Read each column of `kind`; what cannot be read without changing it is null and named."""
@@ -118,7 +121,7 @@ def _users(chunk: Chunk, binding: Binding, users: Users) -> tuple[pa.Array, pa.A
         coded = parsed.values.dictionary_encode()
         values = pa.array(users.lifted(coded.dictionary.to_pylist()), pa.string()).take(coded.indices)
         unread = dict.fromkeys(parsed.unread, f"{pseudonym} is not a text")
-        roots = values
+        roots = pa.array(users.rooted(coded.dictionary.to_pylist()), pa.string()).take(coded.indices)
     if raw is not None:
         parsed = parse(chunk.column(raw), pa.string())
         hashed, hashed_roots, refused = _hashed(parsed.values, raw, users)

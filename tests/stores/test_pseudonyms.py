@@ -22,13 +22,23 @@ def mac(key: bytes, text: str) -> str:
     return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
 
 
-def test_a_pseudonym_is_the_chain_of_keyed_hashes() -> None:
+def feistel(key: bytes, digits: str) -> str:
+    left, right = int(digits[:16], 16), int(digits[16:], 16)
+    for number in range(4):
+        digest = hmac.digest(key, bytes([number]) + right.to_bytes(8, "big"), "sha256")
+        left, right = right, left ^ int.from_bytes(digest[:8], "big")
+    return f"{left:016x}{right:016x}"
+
+
+def test_a_pseudonym_is_the_chain_of_keyed_functions() -> None:
     p1 = "p1_" + mac(K1, "Ada")
-    p2 = "p2_" + mac(K2, p1)
+    p2 = "p2_" + feistel(K2, p1[3:])
+    p3 = "p3_" + feistel(K3, p2[3:])
     assert keys(K1).user("Ada") == p1
     assert keys(K1, K2).user("Ada") == p2
     assert keys(K1, K2).lift(p1) == p2
-    assert keys(K1, K2).history("Ada") == (p2, p1)
+    assert keys(K1, K2, K3).history("Ada") == (p3, p2, p1)
+    assert keys(K1, K2, K3).roots_of([p3, p2, p1, "ada", "p4_" + p3[3:]]) == [p1, p1, p1, "ada", "p4_" + p3[3:]]
 
 
 raw_ids = st.lists(st.text(st.characters(exclude_categories=()), max_size=30), max_size=5)
@@ -40,6 +50,7 @@ def test_lifting_what_was_stored_meets_what_is_made_anew(raw: list[str]) -> None
     assert three.lift_all(one.users(raw)) == three.lift_all(two.users(raw)) == three.users(raw)
     assert three.lift_all(three.users(raw)) == three.users(raw)  # a second lift changes nothing
     assert one.users(raw) == one.roots(raw) == three.roots(raw)
+    assert three.roots_of(three.users(raw)) == three.roots_of(two.users(raw)) == three.roots(raw)
     assert [three.history(each)[0] for each in raw] == three.users(raw)
 
 

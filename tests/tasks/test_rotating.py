@@ -24,6 +24,7 @@ from stores.settings import Settings
 from stores.user_state import UserState
 from tasks.ingesting import ingest_file, ingest_landing
 from tasks.refreshing import refresh_serving
+from tasks.repairing import replay_rows
 from tasks.rotating import rotate_keys
 
 SCRIPT = str(Path(__file__).with_name("privacy_process.py"))
@@ -76,6 +77,16 @@ def test_no_event_is_accepted_twice_through_a_rotation(tmp_path: Path, home: Hom
     assert counts(delivered(home, tmp_path, "third", ids=ids)) == (20, 0, 0, 20)
     assert {table: Lake(home.lake).read(table).num_rows for table in WITH_USERS} == before
     assert Lake(home.lake).totals() == {"delivered": 60, "accepted": 19, "quarantined": 1, "duplicate": 40, "late": 0}
+
+
+def test_a_row_repaired_after_the_rotation_is_the_event_that_the_source_repairs(tmp_path: Path, home: Home) -> None:
+    """The quarantine has the pseudonym alone; the id derived from it is the one that the raw id gives."""
+    delivered(home, tmp_path, "first", ids=False)
+    rotate(home)
+    (repair,) = replay_rows(None, home=home, settings=SETTINGS, now=NOW, behaviours={"hover": "view"})
+    assert repair.replayed == 1
+    (tmp_path / "repaired.csv").write_text("user_id,item_id,behaviour,event_time\nu0,i,view,2026-02-01T00:00\n")
+    assert counts(ingest_file(tmp_path / "repaired.csv", home=home, settings=SETTINGS, now=NOW)) == (1, 0, 0, 1)
 
 
 def test_no_file_holds_an_older_pseudonym_and_the_state_follows(tmp_path: Path, home: Home) -> None:

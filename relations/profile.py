@@ -64,8 +64,8 @@ def plain_profile(rows: ibis.Table, *, kind: str) -> ibis.Table:
     """One row for a table without behaviour (items, users, exposures): `rows`, and `null_NAME` a nullable column."""
     nullable = [field.name for field in SCHEMAS[kind] if field.nullable and field.name in rows.columns]
     nulls = {f"null_{name}": rows[name].isnull().mean() for name in nullable}
-    people = {"users": rows.user.approx_nunique().cast("float64")} if "user" in rows.columns else {}
-    things = {"items": rows.item_id.approx_nunique().cast("float64")} if "item_id" in rows.columns else {}
+    people = {"users": rows.user.nunique().cast("float64")} if "user" in rows.columns else {}
+    things = {"items": rows.item_id.nunique().cast("float64")} if "item_id" in rows.columns else {}
     return rows.agg(rows=rows.count().cast("float64"), **people, **things, **nulls)
 
 
@@ -142,11 +142,12 @@ def _presence(events: ibis.Table, sample: ibis.Table) -> ibis.Table:
     run between the 1st and the 99th percentile of time, so that one wrong clock does not stretch them.
     """
     count = events.group_by("user").agg(n=events.count())
-    enough = ibis.greatest(HEAVY_SHARE * count.n.sum().over(ibis.window()), 2.0 * BUSY)
-    heavy = count.filter(count.n >= enough)
+    # A column first: Spark does not find a filter's own columns beside a sum over all rows.
+    count = count.mutate(enough=ibis.greatest(HEAVY_SHARE * count.n.sum().over(ibis.window()), 2.0 * BUSY))
+    heavy = count.filter(count.n >= count.enough)
     timed = events.semi_join(heavy, "user").select("user", at=_seconds(events.event_time))
     clock = sample.select(at=_seconds(sample.event_time))
-    edges = clock.agg(low=clock.at.approx_quantile(0.01), high=clock.at.approx_quantile(0.99))
+    edges = clock.agg(low=clock.at.quantile(0.01), high=clock.at.quantile(0.99))
     placed = timed.cross_join(edges)
     width = ibis.greatest(placed.high - placed.low, 1e-6)
     place = ibis.greatest(ibis.least(((placed.at - placed.low) / width * SLICES).floor(), SLICES - 1.0), 0.0)

@@ -36,6 +36,10 @@ class _Compiler(PySparkCompiler):  # type: ignore[misc]
     # Ibis takes Spark's 32-bit hash: of ten million keys, ten thousand pairs would share one.
     SIMPLE_OPS = {ops.Hash: "xxhash64"}  # noqa: RUF012
 
+    def visit_ExtractMicrosecond(self, op: Any, *, arg: Any) -> Any:  # noqa: N802
+        """Of the second, as on DuckDB. Ibis has none for Spark."""
+        return self.f.anon.pmod(self.f.anon.unix_micros(arg), 1_000_000)
+
 
 class SparkBackend(Backend):  # type: ignore[misc]  # Ibis has no types
     """A session of its own (its own views) in the process's Spark."""

@@ -22,10 +22,15 @@ from relations.asof import training_rows, with_attributes
 from relations.consent import opted_out
 from relations.digest import content_digest
 from relations.errors import DependencyFailed
+from relations.flips import flip_evidence
+from relations.newest import newest_events
+from relations.profile import numbers, plain_profile, profile
 from relations.schemas import DELIVERIES, EVENTS, EXPOSURES, ITEMS, USERS
 from relations.sequences import user_histories
 from relations.standing import contested, item_counts, keyed, newly_held, standings
 from relations.sums import OutcomeRule, TrialWindow, arm_day_sums, exposed_counts, first_exposures, user_outcomes
+from relations.traces import rows_of as rows_of_users
+from relations.traces import sightings
 from stores.engine import Engine, connect, connected
 
 Tables = Mapping[str, ibis.Table]
@@ -70,12 +75,23 @@ RELATIONS: dict[str, Callable[[Tables], ibis.Table]] = {
     "contested": lambda t: contested(t["rows"], t["known"]),
     "standings": lambda t: standings(t["rows"], t["known"]),
     "newly_held": lambda t: newly_held(t["failed"], t["held"]),
+    "newest_events": lambda t: newest_events(t["distinct"], per_user=3),
+    "rows_of": lambda t: rows_of_users(t["events"], t["users"].select("user")),
+    "sightings": lambda t: sightings(t["events"], t["deliveries"], t["users"].select("user").limit(3)),
     "first_exposures": lambda t: first_exposures(t["exposures"], trial_id="t1"),
     "exposed_counts": lambda t: exposed_counts(t["exposures"], trial_id="t1"),
     "user_outcomes of clicks": lambda t: outcomes(t, CLICKS),
     "user_outcomes of values": lambda t: outcomes(t, VALUES),
     "arm_day_sums of clicks": lambda t: arm_day_sums(outcomes(t, CLICKS)),
     "arm_day_sums of values": lambda t: arm_day_sums(outcomes(t, VALUES)),
+}
+PROFILES: dict[str, Callable[[Tables], ibis.Table]] = {
+    "profile": lambda t: profile(t["events"], trailing=t["earlier"], items=t["items"]),
+    "flip_evidence": lambda t: flip_evidence(t["events"], t["earlier"]),
+    **{
+        f"plain_profile of {kind}": lambda t, kind=kind: plain_profile(t[kind], kind=kind)
+        for kind in ("items", "users")
+    },
 }
 ORDERED = {
     "user_histories",
@@ -103,7 +119,7 @@ def inputs() -> dict[str, pa.Table]:
         return NOON + timedelta(hours=chance.randrange(70)) + timedelta(microseconds=chance.choice([0, 0, 1])) * step
 
     def event(place: int) -> dict[str, object]:
-        behaviour = chance.choice(["view", "click", "click", "cart", "dislike", "search"])
+        behaviour = chance.choice(["view", "click", "click", "cart", "rating", "dislike", "search"])
         return {
             "event_id": f"e{place % 290:03}",  # ten ids come twice
             "user": chance.choice(PEOPLE),
@@ -177,6 +193,7 @@ def inputs() -> dict[str, pa.Table]:
     return {
         "events": events,
         "distinct": events.slice(0, 290),
+        "earlier": events.slice(0, 150),
         "items": pa.Table.from_pylist([item(place) for place in range(30)], schema=ITEMS),
         "users": pa.Table.from_pylist([user(place) for place in range(40)], schema=USERS),
         "deliveries": pa.Table.from_pylist([delivery(place) for place in range(1, 9)], schema=DELIVERIES),
@@ -256,6 +273,15 @@ def test_a_relation_gives_the_same_rows(name: str, engines: Engines) -> None:
     assert content_digest(there) == content_digest(here)
     if name in ORDERED:
         assert there.equals(here)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_says_the_same(name: str, engines: Engines) -> None:
+    """Means and deviations of thousands of numbers, added in another order: equal to nine digits, not to the bit."""
+    here = numbers(PROFILES[name](engines.duckdb).to_pyarrow())
+    there = numbers(PROFILES[name](engines.spark).to_pyarrow())
+    assert here
+    assert there == pytest.approx(here, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["events", "exposures", "items", "users", "deliveries", "failed"])

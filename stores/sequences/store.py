@@ -229,7 +229,9 @@ class SequenceStore:
                 "then repeat (a killed one lets go by itself)"
             ) from None
         except OSError as error:
-            raise DependencyFailed(f"{self.root}: cannot write the sequences: {error}; make space, repeat") from error
+            raise DependencyFailed(
+                f"{self.root}: cannot bring the sequences up to date: {error}; make space or mend the disk, then repeat"
+            ) from error
 
 
 def _items(segments: list[Segment]) -> pa.Array:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import stores.sequences.store as module
 from relations.errors import DependencyFailed
 from stores.lake import Lake
 from stores.sequences.store import FAIL_POINTS, SequenceStore
+from stores.upkeep import LakeKeeper
 
 START = int(datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp())
 FIRST = [
@@ -108,7 +109,7 @@ def test_a_full_disk_is_told_and_leaves_the_old_state(
 
     with monkeypatch.context() as patch:
         patch.setattr("stores.sequences.segments._save", full)
-        with pytest.raises(DependencyFailed, match=r"cannot write the sequences.*No space left.*make space"):
+        with pytest.raises(DependencyFailed, match=r"cannot bring the sequences up to date.*No space left.*make space"):
             store.update(lake)
     manifest = json.loads((store.root / "current.json").read_text())
     assert manifest["absorbed"] == 1
@@ -148,3 +149,18 @@ def test_a_kill_leaves_the_old_state_or_the_new(
     assert [row[1] for row in found] == ["x", "y", "z", "🦉"]
     assert len(list(store.root.glob("segment-*"))) == len(segments(store)) == 2
     assert not list(store.root.glob(".new-*"))
+
+
+@pytest.mark.usefixtures("unmerged")
+def test_a_trimmed_log_is_no_obstacle(lake: Lake, store: SequenceStore, deliver: Any, told: Any) -> None:
+    """Maintenance deletes the log's old entries; whether rows were deleted meanwhile cannot be told then."""
+    deliver(lake, FIRST, name="d1")
+    store.update(lake)
+    deliver(lake, [("e7", "b", "z", "view", 18, None)], name="d2")
+    deliver(lake, [("e8", "b", "z", "view", 19, None)], name="d3")
+    keeper = LakeKeeper(lake.root)
+    keeper.vacuum("events", keep=timedelta(0))
+    keeper.trim("events", keep=timedelta(0))
+    deliver(lake, [("e9", "a", "z", "view", 20, None)], name="d4")
+    assert [row[1] for row in told(store.read(lake))] == ["x", "y", "z", "🦉", "z", "z"]
+    assert len(segments(store)) == 1

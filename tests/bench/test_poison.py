@@ -50,15 +50,15 @@ def test_a_marketplace_poisoned(days: list[pa.Table]) -> None:
     assert found.clean.caught == 0
     assert found.clean.of == 12 - 1 - 8
     everything = list(found.poison.values())
-    assert sum(count.of for count in everything) == 12 * 2
-    assert sum(count.caught for count in everything) >= 23
+    assert sum(count.of for count in everything) == 12  # four kinds, three shares, one of the three judged days
+    assert sum(count.caught for count in everything) >= 11
     assert [row["holds"] for row in _rows("x", found.clean, found.poison)[:1]] == [True]
 
 
 @pytest.mark.realdata
 def test_movielens_poisoned(realdata: Path) -> None:
     found = hunt(World("MovieLens", cut(movielens(realdata), rows=5_000), held_out=False, every=5))
-    assert (found.clean.caught, found.clean.of) == (0, 11)
+    assert (found.clean.caught, found.clean.of) == (0, 20 - 1 - 8)
     caught, of = (sum(getattr(count, name) for count in found.poison.values()) for name in ("caught", "of"))
     assert of == 12 * 2
     assert caught >= 23

@@ -30,11 +30,13 @@ _HARMLESS = ("CREATE TABLE", "OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLP
 
 @dataclass(frozen=True)
 class Source:
-    """The lake at one moment. `version`: the events table's own; `newest`: that of its last finished delivery."""
+    """The lake at one moment. `version`: the events table's own, with `rows`; `newest`: that of its last finished
+    delivery."""
 
     arrived: "ibis.Table"
     table: str
     version: int
+    rows: int
     newest: int
     _delta: DeltaTable | None
 
@@ -48,6 +50,7 @@ class Source:
             arrived=arrivals(lake.relation("events"), deliveries),
             table=NO_TABLE if delta is None else str(delta.metadata().id),
             version=-1 if delta is None else int(delta.version()),
+            rows=0 if delta is None else _rows(delta),
             newest=newest,
             _delta=delta,
         )
@@ -148,3 +151,8 @@ def _grows(entry: dict[str, object]) -> bool:
     said = entry.get("operationParameters")
     mode = said.get("mode") if isinstance(said, dict) else None
     return entry.get("operation") in _HARMLESS or (entry.get("operation") == "WRITE" and mode == "Append")
+
+
+def _rows(table: DeltaTable) -> int:
+    """As the log counts them: no file is opened. A file of which it does not say counts none."""
+    return sum(count or 0 for count in pa.table(table.get_add_actions()).column("num_records").to_pylist())

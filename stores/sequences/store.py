@@ -57,11 +57,13 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Manifest:
-    """`table` and `examined`: the Delta table's id, and the version up to which it is known to have only grown."""
+    """`table` and `examined`: the Delta table's id, and the version up to which it is known to have only grown; it then
+    had `rows`."""
 
     absorbed: int
     table: str
     examined: int
+    rows: int
     next_number: int
     segments: tuple[SegmentRecord, ...]
 
@@ -130,9 +132,11 @@ class SequenceStore:
             return self._rebuilt(lake)
         if source.newest == manifest.absorbed:
             return manifest
+        if source.rows - manifest.rows > max(BLOCK, manifest.rows):
+            return self._rebuilt(lake)  # no dearer than an update with so much, and in flat memory
         segments = self._open(manifest)
         fresh = source.since(manifest.absorbed)
-        manifest = replace(manifest, absorbed=source.newest, examined=source.version)
+        manifest = replace(manifest, absorbed=source.newest, examined=source.version, rows=source.rows)
         if fresh.num_rows:
             codes = Codes(_items(segments))
             added = rows_of(fresh, codes)
@@ -156,7 +160,8 @@ class SequenceStore:
     def _rebuilt(self, lake: Lake) -> Manifest:
         source = Source.of(lake)
         before = self._current()
-        manifest = Manifest(source.newest, source.table, source.version, before.next_number if before else 0, ())
+        number = before.next_number if before else 0
+        manifest = Manifest(source.newest, source.table, source.version, source.rows, number, ())
         codes = Codes(pa.array([], TEXT))
         blocks = (rows_of(pa.Table.from_batches([batch]), codes) for batch in source.batches(BLOCK))
         manifest = self._write(manifest, blocks, items=lambda: codes.added)

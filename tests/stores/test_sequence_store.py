@@ -212,3 +212,19 @@ def test_a_part_of_the_sequences_as_histories(lake: Lake, store: SequenceStore, 
     assert kept.items.tolist() == ["🦉"]
     assert kept.item_N.tolist() == [0]
     assert len(found.histories(np.zeros(len(found), dtype=bool))) == 0
+
+
+@pytest.mark.usefixtures("unmerged")
+def test_a_flood_is_built_again_in_flat_memory(
+    lake: Lake, store: SequenceStore, deliver: Any, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BLOCK", 2)
+    deliver(lake, FIRST[:1], name="d1")
+    store.update(lake)
+    deliver(
+        lake, [(f"f{n}", "a", "x", "view", n, None) for n in range(4)], name="d2"
+    )  # 4 more than 1, and than a block
+    found = store.read(lake)
+    assert [(row[0], row[1]) for row in told(found)] == [("a", "x")] * 4 + [("b", "🦉")]
+    assert found.arrived_N.tolist() == [2, 2, 2, 2, 1]
+    assert len(segments(store)) == 1

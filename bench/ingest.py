@@ -210,7 +210,9 @@ def _bare(work: Work) -> Done:
 
     ready = time.perf_counter()
     with duckdb.connect() as connection:
-        connection.execute(f"SET TimeZone = 'UTC'; SET temp_directory = '{work.folder}/spill'")
+        connection.execute(
+            f"SET TimeZone = 'UTC'; SET enable_progress_bar = false; SET temp_directory = '{work.folder}/spill'"
+        )
         query = f"COPY (SELECT * FROM {_read_sql(work)} WHERE {PASSES}) TO '{work.folder}/kept.parquet'"
         (kept,) = connection.execute(query).fetchone() or (0,)
     seconds = time.perf_counter() - ready

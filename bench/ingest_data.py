@@ -77,7 +77,7 @@ def write_log(rows: int, *, folder: Path) -> Log:
     files = {format: folder / f"events-{rows}.{format}" for format in FORMATS}
     drawn = _DRAWN.format(rows=rows, dirty=_DIRTY, repeats=_REPEATS, users=max(1, rows // 20), items=100_000)
     with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         connection.execute(f"COPY ({drawn}) TO '{files['parquet']}'")
         connection.execute(f"COPY ({_IN_CSV.format(file=files['parquet'])}) TO '{files['csv']}'")
     return Log(rows, files)

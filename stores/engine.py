@@ -73,7 +73,9 @@ def connect(engine: EngineName, *, folder: Path, memory_mb: int = MEMORY_MB, thr
     limits: dict[str, Any] = {"memory_limit": f"{memory_mb}MiB", "temp_directory": str(spill)}
     if threads is not None:
         limits["threads"] = threads
-    return Engine("duckdb", DuckBackend().connect(**limits))
+    backend = DuckBackend().connect(**limits)
+    backend.raw_sql("SET enable_progress_bar = false")  # from two seconds on it would print over a command's own words
+    return Engine("duckdb", backend)
 
 
 @contextmanager

@@ -36,6 +36,8 @@ def judge_batch(passed: Stage, *, intent: Intent, lake: Lake) -> BatchJudgement:
     limits, kind = intent.reading.validation, intent.request.kind
     if limits.anomalies == "off" or passed.rows < limits.min_rows:
         return BatchJudgement()
+    if not intent.request.streamed and passed.rows > TRAILING_ROWS:
+        return BatchJudgement()  # a history brought in at once: nothing that came before compares
     window = _window(intent, lake)
     found = _profile(passed, window, intent, lake)
     verdict = judge_profile(

@@ -3,7 +3,9 @@
 Values are eighths: their sums are exact in any order, and the engines add in different ones.
 """
 
+import importlib
 import os
+import pkgutil
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from relations.arrivals import EPOCH, arrivals, newest_version, trained_on, visible
-from relations.asof import training_rows, with_attributes
+import relations
+from relations.arrivals import EPOCH, arrivals, newest_version, since, trained_on, visible
+from relations.asof import training_rows, with_attributes, with_state
 from relations.consent import opted_out
 from relations.digest import content_digest
 from relations.errors import DependencyFailed
@@ -64,6 +67,8 @@ RELATIONS: dict[str, Callable[[Tables], ibis.Table]] = {
     "newest_version": lambda t: newest_version(t["deliveries"]).as_table(),
     "visible": lambda t: visible(t["events"], t["deliveries"], version=5),
     "trained_on": lambda t: trained_on(t["events"], t["deliveries"], version=5, cutoff_us=CUTOFF_US),
+    "since": lambda t: since(t["events"], t["deliveries"], version=5, also=("d2",)),
+    "with_state": lambda t: with_state(t["distinct"], t["items"], key="item_id", columns=("price",), prefix="item_"),
     "with_attributes": lambda t: with_attributes(t["distinct"], t["items"], t["users"]),
     "training_rows": lambda t: training_rows(
         t["distinct"], t["items"], t["users"], as_of=NOON + timedelta(hours=60), length=4
@@ -261,6 +266,16 @@ def plain(kind: pa.DataType, *, inside: bool = False) -> pa.DataType:
 def rows_of(relation: ibis.Table) -> pa.Table:
     found = relation.to_pyarrow()
     return found.cast(pa.schema([(field.name, plain(field.type)) for field in found.schema]))
+
+
+def test_every_relation_is_compared() -> None:
+    found = set()
+    for module in pkgutil.iter_modules(relations.__path__):
+        for name, function in vars(importlib.import_module(f"relations.{module.name}")).items():
+            returned = getattr(function, "__annotations__", {}).get("return")
+            if not name.startswith("_") and returned in (ibis.Table, ibis.Scalar):
+                found.add(name)
+    assert found - {"moment"} == {name.split()[0] for name in (*RELATIONS, *PROFILES)}  # a literal
 
 
 @pytest.mark.parametrize("name", RELATIONS)

@@ -34,6 +34,7 @@ WISH = "wish-"
 """Begins the name of the file in staging that holds a user's opt-out on its way to the door."""
 _WORD = re.compile(rb"[\w\x80-\xff-]+")
 _FEW = 100
+_REMEMBERED = 1_000_000
 _NOW = timedelta(0)
 _PART, _OVERLAP = 1 << 20, 1 << 13  # bytes; no id is as long as the overlap
 _UNPACKED = 1 << 28
@@ -168,7 +169,7 @@ def _rotate(home: Home, order: Order) -> dict[str, Any]:
     reach("privacy.key")
     keys, keeper = Keys.load(home.keys), LakeKeeper(home.lake)
     for table in WITH_USERS:
-        keeper.rewrite(table, lambda rows: lifted(rows, keys))
+        keeper.rewrite(table, lifting(keys))
         reach("privacy.table")
     if home.user_state.exists():
         time.sleep(order.pause_seconds)
@@ -183,12 +184,22 @@ def _rotate(home: Home, order: Order) -> dict[str, Any]:
     return {}
 
 
-def lifted(rows: pa.Table, keys: Keys) -> pa.Table:
-    """`rows` with every pseudonym of an older key as one of the key in force."""
-    at = rows.schema.get_field_index("user")
-    users = rows.column(at).combine_chunks().dictionary_encode()
-    newest = pa.array(keys.lift_all(users.dictionary.to_pylist()), pa.string())
-    return rows.set_column(at, rows.schema.field(at), newest.take(users.indices))
+def lifting(keys: Keys) -> Callable[[pa.Table], pa.Table]:
+    """A change of rows that gives each user the pseudonym in force. Users come again, so the last ones are remembered."""
+    known: dict[str, str] = {}
+
+    def lifted(rows: pa.Table) -> pa.Table:
+        at = rows.schema.get_field_index("user")
+        users = rows.column(at).combine_chunks().dictionary_encode()
+        said = users.dictionary.to_pylist()
+        if len(known) > _REMEMBERED:
+            known.clear()
+        new = [user for user in said if user not in known]
+        known.update(zip(new, keys.lift_all(new), strict=True))
+        newest = pa.array([known[user] for user in said], pa.string())
+        return rows.set_column(at, rows.schema.field(at), newest.take(users.indices))
+
+    return lifted
 
 
 def _drop_unreadable(keeper: LakeKeeper, mentions: Mentions) -> None:

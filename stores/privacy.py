@@ -185,7 +185,7 @@ def _rotate(home: Home, order: Order) -> dict[str, Any]:
 
 
 def lifting(keys: Keys) -> Callable[[pa.Table], pa.Table]:
-    """A change of rows that gives each user the pseudonym in force. Users come again, so the last ones are remembered."""
+    """Gives each user of some rows the pseudonym in force. Users come again, so the last ones are remembered."""
     known: dict[str, str] = {}
 
     def lifted(rows: pa.Table) -> pa.Table:

@@ -42,7 +42,7 @@ def test_files_are_merged_and_old_ones_dropped(home: Home) -> None:
     (home.lake / "events" / "part-of-a-killed-writer.parquet").write_bytes(b"PAR1")
     age(home.lake, days=3)
     (old,) = maintain_lake(home, SETTINGS)
-    # The ten small files left the table just now, and are kept for two days from then. Of the log, the creation, the ten
+    # The ten small files left the table just now, and are kept for two days. Of the log, the creation, the ten
     # appends and the compaction make 0 … 11, and the first upkeep's checkpoint was of 11: the eleven before it go.
     assert (old.files, old.dropped, old.log_entries) == ((1, 1), 1, 11)
     assert not (home.lake / "events" / "part-of-a-killed-writer.parquet").exists()

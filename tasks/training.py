@@ -186,7 +186,11 @@ def evaluate_model(home: Home, settings: Settings, job: TrainingJob) -> Path:
     for number, (name, recommender) in enumerate(recommenders.items(), start=1):
         report("evaluation", number, len(recommenders))
         evaluations[name] = evaluate(
-            recommender, holdout, k=settings.evaluation.k, exclude_seen=settings.policy.exclude_seen
+            recommender,
+            holdout,
+            k=settings.evaluation.k,
+            exclude_seen=settings.policy.exclude_seen,
+            min_users=settings.privacy.k,
         )
     write_json(file, _evaluation_report(settings, material, evaluations))
     return file

@@ -32,6 +32,7 @@ _ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?(Z|z|[+-]\d{2}
 # Ten digits of seconds, give or take one, span 1973 to 5138; fewer may as well be a date such as 20260301.
 _DIGITS = {"s": r"^\d{9,11}$", "ms": r"^\d{12,14}$", "us": r"^\d{15,17}$"}
 _SPANS = {"s": (10**8, 10**11), "ms": (10**11, 10**14), "us": (10**14, 10**17)}
+_BEYOND = (OverflowError, ValueError, KeyError)  # what Arrow raises for a value that Python has no object for
 _US = {"s": 1_000_000, "ms": 1_000, "us": 1}
 # Years 1 to 9999, in microseconds.
 _FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
@@ -68,8 +69,22 @@ def excerpt(value: object) -> str:
     return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
 
 
-def _objects(stated: Stated) -> list[Any]:
-    return stated.to_pylist() if isinstance(stated, pa.ChunkedArray) else list(stated)
+def objects(stated: Stated) -> list[Any]:
+    """Python's objects. Of a time that Python has none for (the year 10,000, an unknown zone), its type and number."""
+    if not isinstance(stated, pa.ChunkedArray):
+        return list(stated)
+    try:
+        values: list[Any] = stated.to_pylist()
+    except _BEYOND:
+        return [_object(cell) for cell in stated]
+    return values
+
+
+def _object(cell: pa.Scalar) -> object:
+    try:
+        return cell.as_py()
+    except _BEYOND:
+        return f"{cell.type} {cell.cast(pa.int64())}" if pa.types.is_temporal(cell.type) else f"{cell.type}, unreadable"
 
 
 def _flat(stated: pa.ChunkedArray) -> pa.Array:
@@ -108,7 +123,7 @@ def _whole_column(stated: Stated, kind: pa.DataType) -> pa.Array | None:
 def _cell_by_cell(stated: Stated, kind: pa.DataType, read: Callable[[Any], object]) -> Parsed:
     values: list[object] = []
     unread: dict[int, str] = {}
-    for row, value in enumerate(_objects(stated)):
+    for row, value in enumerate(objects(stated)):
         try:
             values.append(None if value is None else read(value))
         except Unread as why:

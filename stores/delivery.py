@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from relations.errors import DependencyFailed
+from relations.errors import DependencyFailed, RatchetError
 from relations.schemas import DELIVERIES
 from stores.failpoints import reach
 from stores.home import Home
@@ -193,7 +193,11 @@ def spool(inputs: Sequence[Opened], *, home: Home) -> tuple[Path, str]:
             copy.flush()
             os.fsync(copy.fileno())
     except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
         raise DependencyFailed(f"{folder}: cannot copy the input: {error}; make space, then repeat") from error
+    except RatchetError:  # of an input
+        discard(folder)
+        raise
     reach("ingest.spooled")
     return folder, digest.hexdigest()
 
@@ -256,7 +260,10 @@ def stored_receipt(lake: Lake, delivery_id: str) -> Receipt | None:
 
 
 def finish(intent: Intent, *, state: str, home: Home) -> None:
-    """Release the landing files (unreadable ones to `rejected/`), then forget the intent. Safe to repeat."""
+    """Release the landing files (unreadable ones to `rejected/`), then forget the intent. Safe to repeat.
+
+    Raises DependencyFailed where a file cannot be taken away.
+    """
     for name, inode, size, modified in intent.request.landing:
         path = Path(name)
         try:
@@ -264,12 +271,20 @@ def finish(intent: Intent, *, state: str, home: Home) -> None:
             # Another file may have taken the name meanwhile; that one has its own delivery to come.
             if (now.st_ino, now.st_size, now.st_mtime_ns) == (inode, size, modified):
                 if state == UNREADABLE:
-                    path.replace(home.rejected / f"{intent.delivery_id}-{path.name}")
+                    # Names have at most 255 bytes. Landing may be a mount of its own, across which nothing is renamed.
+                    kept = os.fsencode(f"{intent.delivery_id}-{path.name}")[:255]
+                    shutil.move(path, home.rejected / os.fsdecode(kept))
                 else:
                     path.unlink()
         except FileNotFoundError:
             pass
+        except OSError as error:
+            raise DependencyFailed(
+                f"{path}: delivered, but cannot be taken away: {error}; take it away, or mend the folder's rights"
+            ) from error
         reach("ingest.landing")
+    if state == UNREADABLE and intent.request.offsets:  # a topic is read on from behind it: there is no other copy
+        shutil.copyfile(intent.input, home.rejected / f"{intent.delivery_id}-messages.jsonl")
     # One rename ends the intent; a kill while the folder is emptied leaves only what the next ingest sweeps away.
     done = home.staging / f"{_SPOOL}-{intent.delivery_id}"
     intent.folder.replace(done)

@@ -29,8 +29,11 @@ def deliveries(folder: Path) -> list[list[Path]]:
     groups: list[list[Path]] = []
     room = 0
     for path in complete_files(folder):
-        size = path.stat().st_size
-        joins = folder.name in FROM_SERVING and ends_in_text(path)
+        try:
+            size = path.stat().st_size
+            joins = folder.name in FROM_SERVING and ends_in_text(path)
+        except OSError:  # taken away meanwhile, or not ours to read: a fault of its own
+            size, joins = 0, False
         if joins and size <= room:
             groups[-1].append(path)
             room -= size

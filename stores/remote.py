@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def local_path(uri: str) -> Path:
 
 def shown(uri: str) -> str:
     """The URL as it may be stored and printed: without user and password, and without a signed query's secrets."""
-    bare = _USER_INFO.sub("://", uri)
+    bare = _USER_INFO.sub("://", printable(uri))
     return _QUERY_VALUE.sub(lambda said: said[0] if not _SECRET.search(said[2]) else f"{said[1]}{said[2]}=***", bare)
 
 
@@ -196,16 +197,30 @@ def _is_http(uri: str) -> bool:
 @contextmanager
 def _opened_here(uri: str) -> Iterator[BinaryIO]:
     path = local_path(uri)
+    name = printable(str(path))
     try:
-        file = path.open("rb")
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 -- a Path takes no opener
     except IsADirectoryError:
-        raise UsageError(f"{path}: is a folder; name its files") from None
+        raise UsageError(f"{name}: is a folder; name its files") from None
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
+        raise UsageError(f"{name}: no such file") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}; check the path") from error
+        raise UsageError(f"{name}: cannot be read: {printable(str(error))}; check the path") from error
     with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            # Its head is looked at before the delivery begins: what a pipe gave then would be gone.
+            raise UsageError(f"{name}: is a pipe or a device; write what it gives to a file, and name that")
         yield file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe that nobody writes to would be waited for, with the home's lock held."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def printable(name: str) -> str:
+    """A file's name as it can be stored and printed: bytes in it that are not UTF-8 are written out."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 class _Told(io.RawIOBase):

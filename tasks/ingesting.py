@@ -4,6 +4,8 @@ Each step can be cut by kill -9 and repeated. A command that finds its own unfin
 instead of delivering a second time.
 """
 
+import logging
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -11,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from expectations.pages import write_page
-from relations.errors import DataRejected, UsageError
+from relations.errors import DataRejected, SettingsError, UsageError
 from stores.binding import require_mapping
 from stores.delivery import (
     UNREADABLE,
@@ -35,7 +37,7 @@ from stores.landing import FOLDERS, FROM_SERVING, deliveries
 from stores.pseudonyms import Keys
 from stores.quarantine import settle
 from stores.readers.opening import kinds_of
-from stores.remote import is_local, local_path, opened, shown
+from stores.remote import is_local, local_path, opened, printable, shown
 from stores.settings import Settings, SourceSettings
 from tasks.judging import Verdict, judge_delivery
 
@@ -43,6 +45,9 @@ KINDS = ("events", "items", "users", "exposures")
 SERVING = "serving"
 DEFAULT_KIND = "events"
 """Of a file whose format does not say what it holds."""
+# What a value that nobody thought of raises; disks, memory and settings have errors of their own.
+_BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_LOG = logging.getLogger(__name__)
 
 
 def ingest_file(
@@ -93,6 +98,8 @@ def deliver_file(
     """As `ingest_file`, with an unreadable file as a receipt: its `message` says what is wrong with it."""
     if kind not in KINDS:
         raise UsageError(f"kind {kind!r}: not one of {', '.join(KINDS)}")
+    if not source.strip() or not source.isprintable():
+        raise UsageError(f"source {source!r}: give the feed a name that can be printed")
     stated = settings.sources.get(source, SourceSettings())
     chosen = stated.format if format == "auto" else format
     request = Request(_shown(uri), kind, source, chosen, landing, pseudonymous=source == SERVING)
@@ -117,16 +124,22 @@ def ingest_landing(*, home: Home, settings: Settings, now: datetime) -> list[Rec
 
     A file from outside is a delivery of its own; what serving wrote in many small files is delivered together.
     Files named `.part` or with a leading dot are still being written; links are not followed. A file goes after its
-    receipt; one that cannot be read goes to `rejected/`. What an earlier ingest left unfinished is finished first.
+    receipt; one that cannot be read goes to `rejected/`; one that cannot be opened stays, and a warning is logged. What
+    an earlier ingest left unfinished is finished first.
     """
     receipts = []
     with ingest_lock(home):
         receipts += resume(home)
         for folder in FOLDERS:
             for paths in deliveries(home.landing / folder):
-                request = _landing_request(folder, paths, settings)
                 streams = [partial(opened, str(path), {}) for path in paths]
-                receipts.append(deliver(streams, request, home=home, settings=settings, now=now))
+                try:
+                    request = _landing_request(folder, paths, settings)
+                    receipts.append(deliver(streams, request, home=home, settings=settings, now=now))
+                except SettingsError:
+                    raise
+                except UsageError as error:  # taken away since it was listed, or not ours to read
+                    _LOG.warning("left for the next ingest: %s", error)
     return receipts
 
 
@@ -151,9 +164,12 @@ def _landing_request(folder: str, paths: Sequence[Path], settings: Settings) -> 
     source = SERVING if inside else "landing"
     stated = settings.sources[source].format if source in settings.sources else "auto"
     names = paths[0].name if len(paths) == 1 else f"{paths[0].name}..{paths[-1].name}"
-    found = [(path, path.stat()) for path in paths]
+    try:
+        found = [(path, path.stat()) for path in paths]
+    except FileNotFoundError as error:
+        raise UsageError(f"{printable(str(error.filename))}: was taken away") from None
     return Request(
-        uri=f"landing/{folder}/{names}",
+        uri=printable(f"landing/{folder}/{names}"),
         kind="events" if folder == "feedback" else folder,
         source=source,
         format="jsonl" if inside else stated,
@@ -189,9 +205,17 @@ def _complete(intent: Intent, *, home: Home) -> Receipt:
 def _judge_and_commit(intent: Intent, *, home: Home, lake: Lake) -> Receipt:
     try:
         verdict = judge_delivery(intent, lake=lake, keys=Keys.load(home.keys))
+        receipt = _counted(intent, verdict)
+        receipt.row()  # what cannot be written in the end is not begun
     except DataRejected as error:
         return _receipt(intent, state=UNREADABLE, message=str(error), versions=intent.base)
-    receipt = _counted(intent, verdict)
+    except _BUGS as error:
+        # Or this delivery, which every later one would first have to finish, would close the door for good.
+        message = (
+            f"{intent.request.uri}: a bug of ours, please report it: {_place(error)}; none of its rows is taken in"
+        )
+        _LOG.error(message)
+        return _receipt(intent, state=UNREADABLE, message=message, versions=intent.base)
     reach("ingest.judged")
     return _commit(intent, verdict, receipt, home=home, lake=lake)
 
@@ -248,6 +272,12 @@ def rehearse(stream: Opened, request: Request, *, home: Home, settings: Settings
             discard(folder)
 
 
+def _place(error: Exception) -> str:
+    """Where it was raised. What it says may hold somebody's id."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at {Path(frames[-1].filename).name}:{frames[-1].lineno}"
+
+
 def _receipt(intent: Intent, *, state: str, message: str, versions: Mapping[str, int]) -> Receipt:
     request = intent.request
     return Receipt(
@@ -294,4 +324,4 @@ def _lake(home: Home, reading: Reading) -> Lake:
 
 
 def _shown(uri: str | Path) -> str:
-    return str(local_path(str(uri))) if is_local(str(uri)) else shown(str(uri))
+    return printable(str(local_path(str(uri)))) if is_local(str(uri)) else shown(str(uri))

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from expectations.verdicts import Reason
 from relations.errors import DependencyFailed
-from relations.parsing import Stated
+from relations.parsing import Stated, objects
 from relations.schemas import LATE, QUARANTINE, SCHEMAS
 from stores.binding import Binding, fields
 from stores.readers.chunks import Chunk
@@ -215,8 +215,7 @@ def _is_among(rows: pa.Array, among: np.ndarray[Any, Any]) -> pa.Array:
 
 def _stated(said: Stated, rows: Sequence[int]) -> list[Any]:
     if isinstance(said, pa.ChunkedArray):
-        values: list[Any] = said.take(pa.array(rows, pa.int64())).to_pylist()
-        return values
+        return objects(said.take(pa.array(rows, pa.int64())))
     return [said[row] for row in rows]
 
 

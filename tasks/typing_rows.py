@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from expectations.suites import ID_LENGTH
 from relations.errors import SettingsError
-from relations.parsing import Stated, parse
+from relations.parsing import Stated, objects, parse
 from stores.binding import Binding, fields
 from stores.pseudonyms import Keys
 from stores.readers.chunks import Chunk
@@ -165,7 +165,7 @@ def _texts(said: Stated) -> pa.Array:
         kind = said.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind):
             return pa.concat_arrays(said.cast(pa.string()).chunks or [pa.array([], pa.string())])
-        said = said.to_pylist()
+        said = objects(said)
     parsed = parse([{"": value} for value in said], _TEXTS)
     values: list[Any] = [None if pairs is None else dict(pairs).get("") for pairs in parsed.values.to_pylist()]
     return pa.array(values, pa.string())

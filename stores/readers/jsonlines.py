@@ -149,7 +149,14 @@ def _object(line: bytes) -> dict[str, object] | str:
         return f"not JSON: {error}"
     if not isinstance(row, dict):
         return f"JSON, but {_kind(row)} where an object is expected"
+    if b"\\u" in line and (odd := next((name for name in row if not _is_text(name)), None)) is not None:
+        return f"JSON, but the name {excerpt(odd)} is no text that can be stored"
     return row
+
+
+def _is_text(name: str) -> bool:
+    """Whether there are no halves of surrogate pairs in it, which JSON can escape and UTF-8 cannot say."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _kind(value: object) -> str:

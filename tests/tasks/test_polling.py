@@ -44,7 +44,7 @@ def bucket() -> Iterator[dict[str, str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RATCHET_TEST_SECRET", SECRET)
         options = {"key": "shop-key", "secret": "env:RATCHET_TEST_SECRET", "endpoint_url": f"http://{host}:{port}"}
-        system(options).mkdir("shop")
+        system(options).makedirs("shop", exist_ok=True)  # moto keeps one state a process
         yield options
     server.stop()
 

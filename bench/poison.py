@@ -169,9 +169,9 @@ def _critical(seen: Profile, past: Sequence[Profile]) -> list[str]:
     return [each.norm.number for each in found if each.norm.severity is Severity.CRITICAL and not each.holds(seen)]
 
 
-def measure_poison(folder: Path | None, *, thin: int = 1) -> list[Row]:
+def run(data: Path | None = None, *, thin: int = 1) -> list[Row]:
     """The fault table's row. Minutes at `thin` = 1."""
-    found = [hunt(make()) for make in worlds(folder, thin=thin)]
+    found = [hunt(make()) for make in worlds(data, thin=thin)]
     rows: list[Row] = []
     for held_out in (True, False):
         part = [each for each in found if each.world.held_out is held_out]
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.thin < 1:
         parser.error(f"--thin {chosen.thin}: at least 1")
     began = time.monotonic()
-    rows = measure_poison(chosen.data, thin=chosen.thin)
+    rows = run(chosen.data, thin=chosen.thin)
     if chosen.json:
         print(json.dumps({"rows": rows}, ensure_ascii=False))
     else:

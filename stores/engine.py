@@ -4,6 +4,7 @@
 engine is owned by whoever connects: `close` ends it, and with the last Spark engine of a process its Java process.
 """
 
+import glob
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
@@ -44,7 +45,9 @@ class Engine:
             if not files:
                 self.backend.con.register(name, schema.empty_table())
                 return self.backend.table(name)
-            found = self.backend.read_parquet(list(files), table_name=name, union_by_name=True)
+            found = self.backend.read_parquet(
+                [glob.escape(file) for file in files], table_name=name, union_by_name=True
+            )
             kinds = ibis.Schema.from_pyarrow(schema)
             if found.columns == tuple(kinds):
                 return found

@@ -22,6 +22,8 @@ class Home:
         """Make the folders; an existing home of the same kind is kept as it is."""
         home = Home(root.resolve(), simulation)
         marker = home.root / "home.json"
+        if odd := sorted(set("[]%") & set(str(home.root))):
+            raise UsageError(f"{root}: Delta tables cannot lie below a path with {odd[0]} in it; take another --home")
         if marker.exists():
             existing = Home.open(root)
             if existing.simulation != simulation:

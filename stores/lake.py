@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,6 +42,11 @@ def configuration(table: str) -> dict[str, str]:
         "delta.setTransactionRetentionDuration": "interval 365 days",
         "delta.dataSkippingStatsColumns": ",".join(times),
     }
+
+
+def files_of(table: DeltaTable) -> list[str]:
+    """Paths of a version's Parquet files. Delta writes them as URLs do: a blank in the home's path is %20."""
+    return [unquote(uri) for uri in table.file_uris()]
 
 
 class Lake:
@@ -77,7 +83,7 @@ class Lake:
         The engine reads the table's Parquet files where they lie, column by column as a query asks.
         """
         found = self._open(table, version)
-        files = [] if found is None else found.file_uris()
+        files = [] if found is None else files_of(found)
         name = f"{table}_{'empty' if found is None else found.version()}"
         return self._engine.rows(files, schema=SCHEMAS[table], name=name)
 

@@ -18,7 +18,7 @@ from deltalake.exceptions import DeltaError
 
 from relations.errors import DependencyFailed
 from relations.schemas import SCHEMAS
-from stores.lake import Lake
+from stores.lake import Lake, files_of
 
 _BATCH = 131_072
 _VALUES = 1_000  # in one predicate
@@ -39,7 +39,7 @@ class LakeKeeper(Lake):
 
     def rewrite(self, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
         """Replace all rows by `change` of them, in one commit; a batch of rows at a time, so that memory is flat."""
-        if (found := self._open(table)) is None or not (files := found.file_uris()):
+        if (found := self._open(table)) is None or not (files := files_of(found)):
             return
         schema = SCHEMAS[table]
 
@@ -56,7 +56,7 @@ class LakeKeeper(Lake):
         """All rows, some at a time."""
         found = self._open(table)
         schema = pa.schema([SCHEMAS[table].field(name) for name in columns])
-        yield from _batches([] if found is None else found.file_uris(), schema)
+        yield from _batches([] if found is None else files_of(found), schema)
 
     def size(self, table: str) -> tuple[int, int]:
         """Files of the current version; bytes of all that lies in the table's folder."""

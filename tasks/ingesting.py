@@ -12,8 +12,10 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+import duckdb
+
 from expectations.pages import write_page
-from relations.errors import DataRejected, SettingsError, UsageError
+from relations.errors import DataRejected, DependencyFailed, SettingsError, UsageError
 from stores.binding import require_mapping
 from stores.delivery import (
     UNREADABLE,
@@ -189,7 +191,20 @@ def _resume(home: Home) -> list[tuple[Intent, Receipt]]:
 
 
 def _complete(intent: Intent, *, home: Home) -> Receipt:
-    """Take a delivery from its intent to its receipt, whatever of it is done already."""
+    """Take a delivery from its intent to its receipt, whatever of it is done already.
+
+    Raises DependencyFailed where disk or memory are short; whoever delivers next goes on with it.
+    """
+    try:
+        return _completed(intent, home=home)
+    except (OSError, MemoryError, duckdb.OperationalError) as error:
+        raise DependencyFailed(
+            f"{home.root}: the delivery of {intent.request.uri} was cut off: {error}; make space, or mend what is "
+            "named, then repeat: that goes on with it"
+        ) from error
+
+
+def _completed(intent: Intent, *, home: Home) -> Receipt:
     lake = _lake(home, intent.reading)
     receipt = stored_receipt(lake, intent.delivery_id)
     if receipt is None or receipt.state == UNREADABLE:

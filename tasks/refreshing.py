@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from relations.errors import DependencyFailed
 from stores.delivery import ingest_lock
 from stores.home import Home
 from stores.lake import Lake
@@ -58,8 +59,11 @@ def _refresh(home: Home, settings: Settings, deliveries: Sequence[str]) -> int:
         state.close()
     publish(home.popularity, _popular(lake))
     temporary = mark.with_suffix(".part")
-    temporary.write_text(json.dumps({"events": version}))
-    temporary.replace(mark)
+    try:
+        temporary.write_text(json.dumps({"events": version}))
+        temporary.replace(mark)
+    except OSError as error:
+        raise DependencyFailed(f"{mark}: cannot be written: {error.strerror}; make space, then repeat") from error
     return rows
 
 

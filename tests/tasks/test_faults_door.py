@@ -11,13 +11,16 @@ import pyarrow as pa
 import pytest
 
 import tasks.ingesting as door
-from relations.errors import DataRejected, UsageError
+from relations.errors import DataRejected, DependencyFailed, UsageError
 from stores.delivery import UNREADABLE, Request, ingest_lock
 from stores.home import Home
 from stores.lake import Lake
+from stores.pseudonyms import Keys
 from stores.remote import opened
 from stores.settings import Settings
+from tasks.forgetting import forget_users
 from tasks.ingesting import ingest_file, ingest_landing, kinds_in
+from tasks.refreshing import refresh_serving
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 HEAD = b"user_id,item_id,behaviour,event_time\n"
@@ -63,6 +66,34 @@ def test_no_file_name_closes_the_door(home: Home) -> None:
     assert len(list(home.rejected.iterdir())) == len(NAMES)
     assert landing(home) == []
     assert totals(home)["accepted"] == len(NAMES)
+
+
+def test_a_home_may_lie_anywhere(tmp_path: Path) -> None:
+    """Its path comes to Delta, DuckDB and Arrow, each with an escape of its own."""
+    home = Home.create(tmp_path / "a bé *?#'", simulation=True)
+    Keys.write_derived(home.keys, seed=7)
+    put(home, b"1.csv", HEAD + ROW)
+    put(home, b"2.csv", HEAD + ROW + ROW.replace(b"view", b"hover"))
+    assert landing(home) == ["committed"] * 2
+    assert refresh_serving(home, Settings()) == 1
+    forget_users(home, Settings(), ["u"], actor="ada", reason="asked", now=NOW)
+    assert [Lake(home.lake).read(table).num_rows for table in ("events", "quarantine")] == [0, 0]
+    for odd in ("a[b", "a%20b"):
+        with pytest.raises(UsageError, match="cannot lie below a path with"):
+            Home.create(tmp_path / odd)
+
+
+def test_a_report_that_finds_no_room_is_written_later(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    put(home, b"1.csv", HEAD + ROW)
+    with monkeypatch.context() as patch:
+        patch.setattr(door, "write_page", full)
+        with pytest.raises(DependencyFailed, match=r"1\.csv was cut off: .* No space left on device; make space"):
+            landing(home)
+    assert landing(home) == ["committed"]
+    assert totals(home) == {"delivered": 1, "accepted": 1, "quarantined": 0, "duplicate": 0, "late": 0}
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, home: Home) -> None:

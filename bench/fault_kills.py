@@ -115,7 +115,7 @@ def measure_kills(folder: Path, *, kills: int, workers: Workers, cold: bool = Tr
         else:
             ended = workers.run(ingest_waiting, root, kill_after=draw.uniform(0, calm.seconds))
         killed += ended.exit == -signal.SIGKILL
-        if attempt % 3 == 2 and killed < kills:
+        if attempt % 3 == 2 and (attempt + 1) % FRESH and killed < kills:
             continue  # the next kill hits the restart
         restart = workers.run(ingest_waiting, root)
         restarts.append(restart.seconds)

@@ -137,7 +137,7 @@ def _answering(as_json: bool) -> Iterator[Callable[[Result], None]]:
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
-    out: IO[str] = os.fdopen(kept, "w", encoding="utf-8")
+    out: IO[str] = os.fdopen(kept, "w", encoding="utf-8", errors="backslashreplace")
     try:
         yield lambda result: print(json.dumps(result.data, default=str, ensure_ascii=False), file=out, flush=True)
     finally:

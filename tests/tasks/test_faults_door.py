@@ -2,6 +2,7 @@
 
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -66,6 +67,24 @@ def test_no_file_name_closes_the_door(home: Home) -> None:
     assert len(list(home.rejected.iterdir())) == len(NAMES)
     assert landing(home) == []
     assert totals(home)["accepted"] == len(NAMES)
+
+
+def test_two_ingests_at_once_take_each_row_in_once(tmp_path: Path, home: Home) -> None:
+    for number in range(3):
+        put(
+            home,
+            b"%d.csv" % number,
+            HEAD + b"".join(b"u%d,i,view,2026-02-28T00:00:%02dZ\n" % (n, number) for n in range(9)),
+        )
+    (tmp_path / "e.csv").write_bytes((home.landing / "events" / "0.csv").read_bytes())
+
+    def explicit(_: Home) -> list[str]:
+        return [ingest_file(tmp_path / "e.csv", home=home, settings=Settings(), now=NOW).state]
+
+    with ThreadPoolExecutor(3) as pool:
+        states = [each.result() for each in [pool.submit(work, home) for work in (landing, explicit, landing)]]
+    assert sorted(len(each) for each in states) == [0, 1, 3]
+    assert totals(home) == {"delivered": 36, "accepted": 27, "quarantined": 0, "duplicate": 9, "late": 0}
 
 
 def test_a_home_may_lie_anywhere(tmp_path: Path) -> None:

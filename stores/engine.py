@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import ibis
 
 EngineName = Literal["duckdb", "spark"]
-MEMORY_MB = 1024
+MEMORY_MB = 512
 
 
 @dataclass(frozen=True)

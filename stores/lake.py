@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import DeltaError
 
 from relations.digest import BATCH, content_digest_of
@@ -22,6 +22,7 @@ from relations.errors import DependencyFailed, UsageError
 from relations.schemas import KEYS, OUTSIDE_DIGEST, SCHEMAS, TIME
 from stores.engine import MEMORY_MB, Engine, EngineName, connect
 from stores.failpoints import reach
+from stores.parts import write_parts
 
 if TYPE_CHECKING:
     import ibis
@@ -121,8 +122,9 @@ class Lake:
             if found.transaction_version(transaction) is None:
                 marks = [Transaction(transaction, 0), *(Transaction(*mark) for mark in (offsets or {}).items())]
                 properties = CommitProperties(app_transactions=marks)
-                write_deltalake(found, rows, mode="append", commit_properties=properties)
-            return int(found.version())
+                parts = write_parts(path, rows, transaction=transaction)
+                found.create_write_transaction(parts, "append", found.schema(), commit_properties=properties)
+            return int(DeltaTable(str(path)).version())
         except OSError as error:
             raise DependencyFailed(f"{path}: cannot write: {error}; make space or fix the disk, then repeat") from error
         except DeltaError as error:
@@ -178,6 +180,12 @@ class Lake:
         """Newest event (or showing) time of the accepted rows; None while there are none."""
         newest: datetime | None = pc.max(self.read(table, version=version, columns=[CLOCK[table]]).column(0)).as_py()
         return newest
+
+    def close(self) -> None:
+        """End the engine and give its memory back; the next relation starts another. Earlier relations are void."""
+        if "_engine" in self.__dict__:
+            self._engine.close()
+            del self._engine
 
     @cached_property
     def _engine(self) -> Engine:

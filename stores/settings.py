@@ -41,7 +41,7 @@ class LakeSettings(Section):
     """Landing rows that claim to be further in the future than this are quarantined."""
     engine: Literal["duckdb", "spark"] = "duckdb"
     """Which backend runs the relations. `spark` needs the extra `spark` and Java 17."""
-    memory_mb: Annotated[int, Field(ge=128)] = 1024
+    memory_mb: Annotated[int, Field(ge=128)] = 512
     """What DuckDB may hold in memory while it ingests; beyond it, it spills to the home's disk."""
     max_expansion: Positive = 200.0
     """A compressed delivery that opens to more than this many times its size is refused."""

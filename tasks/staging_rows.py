@@ -6,6 +6,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,10 +24,12 @@ from relations.parsing import Stated, objects
 from relations.schemas import LATE, QUARANTINE, SCHEMAS
 from stores.binding import Binding, fields
 from stores.readers.chunks import Chunk
+from tasks.lanes import ahead
 
 LEGIBLE = "json"
 """Format of a quarantined row that could be taken apart: a JSON object of what it states, without its user id."""
 ROWS = 262_144
+_PAGE = 8 << 20
 _FAILED = pa.schema([("row", pa.int64()), *(QUARANTINE.field(name) for name in ("user", "format", "raw", "reasons"))])
 
 
@@ -51,6 +54,8 @@ class Stage:
         self.schema = schema
         self.rows = 0
         self._writer: pq.ParquetWriter | None = None
+        self._lane = ThreadPoolExecutor(1, thread_name_prefix="ratchet-stage")
+        self._writing: Future[None] | None = None
 
     @staticmethod
     def passed(folder: Path, kind: str) -> "Stage":
@@ -66,28 +71,47 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        try:
+            self._settle()
+        finally:
+            self._lane.shutdown()
+            if self._writer is not None:
+                self._writer.close()
 
     def add(self, rows: pa.Table) -> None:
-        """Raises DependencyFailed where the disk refuses."""
+        """Write in the background, one addition at a time. Raises DependencyFailed where the disk refused, then or
+        at the end."""
         if not rows.num_rows:
             return
+        self._settle()
+        self.rows += rows.num_rows
+        self._writing = self._lane.submit(self._write, rows)
+
+    def _settle(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, rows: pa.Table) -> None:
         try:
             if self._writer is None:
-                # Read once and dropped: no dictionary, no statistics, light compression.
+                # Read once and dropped: no dictionary, no statistics, light compression, few pages.
                 self._writer = pq.ParquetWriter(
-                    self.path, self.schema, compression="lz4", use_dictionary=False, write_statistics=False
+                    self.path,
+                    self.schema,
+                    compression="lz4",
+                    use_dictionary=False,
+                    write_statistics=False,
+                    data_page_size=_PAGE,
                 )
             self._writer.write_table(rows.cast(self.schema))
         except OSError as error:
             raise DependencyFailed(f"{self.path}: cannot stage rows: {error}; make space, then repeat") from error
-        self.rows += rows.num_rows
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         if self.rows:
             with pq.ParquetFile(self.path) as file:
-                yield from file.iter_batches(ROWS)
+                yield from ahead(file.iter_batches(ROWS))
 
     def numbers(self) -> np.ndarray[Any, Any]:
         """Row numbers, in order."""

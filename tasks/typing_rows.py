@@ -12,17 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from expectations.suites import ID_LENGTH
 from relations.errors import SettingsError
 from relations.parsing import Stated, objects, parse
 from stores.binding import Binding, fields
-from stores.pseudonyms import Keys
 from stores.readers.chunks import Chunk
 from stores.settings import SourceSettings
+from tasks.pseudonymising import Users
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_ATTRIBUTES = 64
-_REMEMBERED = 500_000
 _TEXTS = pa.map_(pa.string(), pa.string())
 
 
@@ -37,29 +35,6 @@ class Typed:
     rows: pa.Table
     untyped: dict[int, list[tuple[str, str]]]
     roots: pa.Array
-
-
-class Users:
-    """Raw ids to pseudonyms, remembered from chunk to chunk: logs repeat their users."""
-
-    def __init__(self, keys: Keys) -> None:
-        self._keys = keys
-        self._known: dict[str, tuple[str, str]] = {}
-
-    def of(self, raw: Sequence[str]) -> list[tuple[str, str]]:
-        """(pseudonym in force, root) of each id."""
-        new = [each for each in raw if each not in self._known]
-        if len(self._known) + len(new) > _REMEMBERED:
-            self._known = {each: self._known[each] for each in raw if each in self._known}
-        roots = self._keys.roots(new)
-        self._known.update(zip(new, zip(self._keys.lift_all(roots), roots, strict=True), strict=True))
-        return [self._known[each] for each in raw]
-
-    def lifted(self, pseudonyms: Sequence[str]) -> list[str]:
-        return self._keys.lift_all(pseudonyms)
-
-    def rooted(self, pseudonyms: Sequence[str]) -> list[str]:
-        return self._keys.roots_of(pseudonyms)
 
 
 def typed(chunk: Chunk, binding: Binding, *, kind: str, source: str, settings: SourceSettings, users: Users) -> Typed:
@@ -118,35 +93,18 @@ def _users(chunk: Chunk, binding: Binding, users: Users) -> tuple[pa.Array, pa.A
     values, roots, unread = pa.nulls(chunk.rows, pa.string()), pa.nulls(chunk.rows, pa.string()), {}
     if pseudonym is not None:
         parsed = parse(chunk.column(pseudonym), pa.string())
-        coded = parsed.values.dictionary_encode()
-        values = pa.array(users.lifted(coded.dictionary.to_pylist()), pa.string()).take(coded.indices)
+        values, roots = users.lifted(parsed.values)
         unread = dict.fromkeys(parsed.unread, f"{pseudonym} is not a text")
-        roots = pa.array(users.rooted(coded.dictionary.to_pylist()), pa.string()).take(coded.indices)
     if raw is not None:
         parsed = parse(chunk.column(raw), pa.string())
-        hashed, hashed_roots, refused = _hashed(parsed.values, raw, users)
+        hashed, hashed_roots, refused = users.hashed(parsed.values, column=raw)
         refused |= dict.fromkeys(parsed.unread, f"{raw} is not a text or whole number")
         if values.null_count == chunk.rows:
             return hashed, hashed_roots, refused
         unread |= {row: why for row, why in refused.items() if not values[row].is_valid}
-        values, roots = pc.coalesce(values, hashed), pc.coalesce(roots, hashed_roots)
+        roots = pc.coalesce(roots.cast(pa.string()), hashed_roots.cast(pa.string()))
+        values = pc.coalesce(values, hashed)
     return values, roots, unread
-
-
-def _hashed(raw: pa.Array, column: str, users: Users) -> tuple[pa.Array, pa.Array, dict[int, str]]:
-    """Raw ids leave here. A blank or endless one would hash to a fine pseudonym, so it is refused first."""
-    coded = raw.dictionary_encode()
-    ids = coded.dictionary.to_pylist()
-    fine = [bool(each.strip()) and len(each) <= ID_LENGTH for each in ids]
-    hashed = iter(users.of([each for each, good in zip(ids, fine, strict=True) if good]))
-    pairs = [next(hashed) if good else (None, None) for good in fine]
-    refused: dict[int, str] = {}
-    if not all(fine):
-        bad = pa.array([place for place, good in enumerate(fine) if not good], coded.indices.type)
-        for row in pc.indices_nonzero(pc.is_in(coded.indices, bad)).to_pylist():
-            refused[row] = f"{column} is blank or longer than {ID_LENGTH} characters"
-    names, roots = (pa.array([pair[side] for pair in pairs], pa.string()) for side in (0, 1))
-    return names.take(coded.indices), roots.take(coded.indices), refused
 
 
 def _renamed(said: Stated, names: Mapping[str, str]) -> Stated:

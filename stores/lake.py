@@ -22,7 +22,9 @@ from relations.errors import DependencyFailed, UsageError
 from relations.schemas import KEYS, OUTSIDE_DIGEST, SCHEMAS, TIME
 from stores.engine import MEMORY_MB, Engine, EngineName, connect
 from stores.failpoints import reach
+from stores.home import Home
 from stores.parts import write_parts
+from stores.settings import LakeSettings
 
 if TYPE_CHECKING:
     import ibis
@@ -57,6 +59,11 @@ class Lake:
         """`engine` runs the relations, with at most `memory_mb` of rows in memory; the rest spills beside the lake."""
         self.root = root
         self._choice = engine, memory_mb
+
+    @staticmethod
+    def of(home: Home, settings: LakeSettings) -> "Lake":
+        """The home's lake, on the engine that the settings name."""
+        return Lake(home.lake, engine=settings.engine, memory_mb=settings.memory_mb)
 
     def version(self, table: str) -> int:
         """Newest version, -1 while the table does not exist."""

@@ -105,7 +105,7 @@ def descended(records: Iterable[VersionRecord], versions: set[int]) -> set[int]:
 
 def _traces(home: Home, settings: Settings, known: Sequence[str], *, now: datetime) -> dict[str, Any]:
     """What there is of these pseudonyms: rows by table, and the models that learnt from them."""
-    lake = Lake(home.lake)
+    lake = Lake.of(home, settings.lake)
     users = ibis.memtable(pa.table({"user": pa.array(known, pa.string())}))
     rows = {table: int(rows_of(lake.relation(table), users).count().to_pyarrow().as_py()) for table in WITH_USERS}
     seen = sightings(lake.relation("events"), lake.relation("deliveries"), users).to_pyarrow().to_pylist()

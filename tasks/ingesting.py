@@ -156,7 +156,7 @@ def deliver(streams: Sequence[Opened], request: Request, *, home: Home, settings
         if (intent.digest, intent.request, intent.reading) == (digest, request, reading):
             discard(folder)
             return receipt
-    lake = _lake(home, reading)
+    lake = Lake.of(home, reading.lake)
     intent = begin(folder, digest=digest, request=request, reading=reading, now=now, home=home, lake=lake)
     return _complete(intent, home=home)
 
@@ -205,7 +205,7 @@ def _complete(intent: Intent, *, home: Home) -> Receipt:
 
 
 def _completed(intent: Intent, *, home: Home) -> Receipt:
-    lake = _lake(home, intent.reading)
+    lake = Lake.of(home, intent.reading.lake)
     receipt = stored_receipt(lake, intent.delivery_id)
     if receipt is None or receipt.state == UNREADABLE:
         receipt = _judge_and_commit(intent, home=home, lake=lake)
@@ -275,7 +275,7 @@ def rehearse(stream: Opened, request: Request, *, home: Home, settings: Settings
     """The receipt that a delivery would have; what it stages goes again."""
     require_mapping(request.source, settings.sources.get(request.source, SourceSettings()))
     reading = Reading.of(settings, source=request.source)
-    lake = _lake(home, reading)
+    lake = Lake.of(home, reading.lake)
     with ingest_lock(home):
         folder, digest = spool([stream], home=home)
         intent = Intent("dry-run", digest, request, reading, now, lake.versions(), repeats=False, folder=folder)
@@ -332,10 +332,6 @@ def _counted(intent: Intent, verdict: Verdict) -> Receipt:
         profile=verdict.profile,
         **counts,
     )
-
-
-def _lake(home: Home, reading: Reading) -> Lake:
-    return Lake(home.lake, engine=reading.lake.engine, memory_mb=reading.lake.memory_mb)
 
 
 def _shown(uri: str | Path) -> str:

@@ -28,8 +28,10 @@ from tasks.pseudonymising import Users
 from tasks.staging_rows import Stage, failed_rows
 from tasks.typing_rows import Typed, typed
 
-# A backfill may be of any age; what lies beyond this is an epoch in the wrong unit.
+# A backfill may be of any age, and a catalogue may know what is to come. An event of the future would move the
+# watermark and make everything after it late; a day is room for clocks without a zone.
 FAR_FUTURE = datetime(2200, 1, 1, tzinfo=UTC)
+ZONES = timedelta(days=1)
 _TEXT_FORMATS = ("csv",)
 
 
@@ -179,9 +181,10 @@ def read_held_rows(
 
 
 def latest_time(intent: Intent) -> datetime:
-    if not intent.request.streamed:
-        return FAR_FUTURE
-    return intent.received_time + timedelta(minutes=intent.reading.lake.max_skew_minutes)
+    """The newest time that a row of the delivery may state."""
+    if intent.request.streamed:
+        return intent.received_time + timedelta(minutes=intent.reading.lake.max_skew_minutes)
+    return intent.received_time + ZONES if intent.request.kind in ("events", "exposures") else FAR_FUTURE
 
 
 def _complement(rows: int, failing: Mapping[int, object]) -> pa.Array | None:

@@ -38,7 +38,7 @@ def _refresh(home: Home, settings: Settings, deliveries: Sequence[str]) -> int:
     from relations.arrivals import since
     from relations.newest import newest_events
 
-    lake = Lake(home.lake)
+    lake = Lake.of(home, settings.lake)
     mark = home.serving / "absorbed.json"
     version = lake.version("events")
     absorbed = _absorbed(mark) if home.user_state.exists() else -1

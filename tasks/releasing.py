@@ -122,7 +122,7 @@ def register_model(home: Home, settings: Settings, job: TrainingJob, *, submitte
             evaluation=evaluation,
             training=training,
             parity=exported["parity"],
-            digests=_data_digests(home, job),
+            digests=_data_digests(home, settings, job),
         )
         ledger.record_version(
             VersionRecord(
@@ -185,12 +185,12 @@ def summary_markdown(released: Released) -> str:
     )
 
 
-def _data_digests(home: Home, job: TrainingJob) -> dict[str, str]:
+def _data_digests(home: Home, settings: Settings, job: TrainingJob) -> dict[str, str]:
     """Content digests of the table versions that were trained on: equal digests, equal data.
 
     What a version held is told by receipts: its own files may be vacuumed by now.
     """
-    lake = Lake(home.lake)
+    lake = Lake.of(home, settings.lake)
     deliveries = lake.relation("deliveries")
     versions = {"events": job.events_version, "items": job.items_version}
     found = {}

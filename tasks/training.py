@@ -230,7 +230,7 @@ class _Consented:
 
 
 def _consented(home: Home, settings: Settings) -> _Consented:
-    lake = Lake(home.lake, engine=settings.lake.engine, memory_mb=settings.lake.memory_mb)
+    lake = Lake.of(home, settings.lake)
     sequences = SequenceStore(home.sequences).read(lake)
     out_U = sequences.among(opted_out(lake.relation("users")).to_pyarrow().column("user").to_pylist())
     left_out = hashlib.sha256(b"".join(sequences.user_U[out_U].tolist())).hexdigest()

@@ -119,7 +119,7 @@ def look_at_trial(home: Home, settings: Settings, *, trial_id: str, now: datetim
     Looks are replayed from the ledger, so the decision follows from it alone. Raises GateRefused for a trial that is
     over, UsageError for an unknown one.
     """
-    ledger, lake = Ledger.of(home, settings), Lake(home.lake)
+    ledger, lake = Ledger.of(home, settings), Lake.of(home, settings.lake)
     record = ledger.trial(trial_id)
     if not record.is_open:
         raise GateRefused(f"{trial_id} is {record.state}; a trial that is over is not looked at again")

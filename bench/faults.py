@@ -33,7 +33,7 @@ def run(repetitions: int = 100, data: Path | None = None) -> list[Row]:
     parts: dict[str, Part] = {
         "kills": partial(measure_kills, kills=repetitions, workers=workers),
         "duplicates": partial(measure_duplicates, events=50_000),
-        "order": partial(measure_order, permutations=20),
+        "order": partial(measure_order, permutations=10),
         "skew": measure_skew,
         "future": partial(measure_future, streams=20),
         "drift": measure_drift,

@@ -23,7 +23,15 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 USER = "p1_" + "0" * 32
 """A pseudonym, for rows that come from serving."""
 PLACES = {"accepted": "events", "quarantined": "quarantine", "late": "late"}
-_HEAVY = ("great_expectations", "pandas", "ibis", "tasks.ingesting", "pyarrow.dataset", "pyarrow.json", "pyarrow.csv")
+_HEAVY = (
+    "great_expectations",
+    "pandas",
+    "ibis",
+    "tasks.ingesting",
+    "pyarrow.dataset",
+    "pyarrow.json",
+    "pyarrow.csv",
+)
 Record = dict[str, Any]
 
 
@@ -87,9 +95,10 @@ class Ended:
 class Workers:
     """Processes that fork from a server which has imported what is heavy, once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, also: Sequence[str] = ()) -> None:
+        """`also`: modules that the main program imports, and each worker would again."""
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(_HEAVY))
+        self._context.set_forkserver_preload([*_HEAVY, *also])
 
     def run(self, work: Callable[..., None], *given: object, kill_after: float | None = None) -> Ended:
         """Run `work(*given)` in a process; with `kill_after`, SIGKILL it so many seconds after it begins."""

@@ -29,7 +29,7 @@ Part = Callable[[Path], list[Row]]
 
 def run(repetitions: int = 100, data: Path | None = None) -> list[Row]:
     """All rows. `repetitions`: kills; `data`: the folder of the real logs, which poisoned batches need."""
-    workers = Workers()
+    workers = Workers(also=["bench.faults"])
     parts: dict[str, Part] = {
         "kills": partial(measure_kills, kills=repetitions, workers=workers),
         "duplicates": partial(measure_duplicates, events=50_000),

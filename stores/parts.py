@@ -21,7 +21,7 @@ PART_ROWS = 2_000_000
 """Rows of a file, some 100 MB of events."""
 _MILLISECOND = timedelta(milliseconds=1)
 # Nearly as many values as rows: a dictionary of them would be built and thrown away.
-_PLAIN = ("event_id", "exposure_id", "request_id", "raw")
+_PLAIN = ("event_id", "exposure_id", "request_id", "user", "raw")
 
 
 def write_parts(folder: Path, rows: pa.RecordBatchReader, *, transaction: str) -> list[AddAction]:

@@ -90,7 +90,7 @@ class Readings:
             )
 
     def typed_chunks(self) -> Iterator[tuple[Chunk, Binding, Typed]]:
-        for chunk, binding in self.chunks():
+        for chunk, binding in ahead(self.chunks()):
             yield chunk, binding, self.typed(chunk, binding)
 
     def typed(self, chunk: Chunk, binding: Binding) -> Typed:

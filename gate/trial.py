@@ -168,7 +168,8 @@ class TrialConfig:
             )
         for metric in metrics:
             if metric.outcome not in ITEM_BEHAVIOURS:
-                raise UsageError(f"metric {metric.name}: outcome {metric.outcome!r} is none of {', '.join(ITEM_BEHAVIOURS)}")
+                known = ", ".join(ITEM_BEHAVIOURS)
+                raise UsageError(f"metric {metric.name}: outcome {metric.outcome!r} is none of {known}")
             if not 0 <= metric.margin < 1:
                 raise UsageError(f"metric {metric.name}: margin {metric.margin} must lie in [0, 1)")
         if self.primary.better is Better.LOWER:

@@ -189,10 +189,12 @@ class Lake:
         return newest
 
     def close(self) -> None:
-        """End the engine and give its memory back; the next relation starts another. Earlier relations are void."""
+        """End the engine and give back what Arrow keeps for later. The next relation starts another engine; earlier
+        relations are void."""
         if "_engine" in self.__dict__:
             self._engine.close()
             del self._engine
+        pa.default_memory_pool().release_unused()
 
     @cached_property
     def _engine(self) -> Engine:

@@ -130,6 +130,7 @@ def read_rows(readings: Readings, passed: Stage, failed: Stage, *, keys: Keys) -
                     )
                 )
             _add_up(found, chunk, binding, typed_chunk, verdict, readings)
+    pa.default_memory_pool().release_unused()  # the chunks' memory is wanted for what comes next
     reach("ingest.read")
     return found
 

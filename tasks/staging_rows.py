@@ -110,7 +110,7 @@ class Stage:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         if self.rows:
-            with pq.ParquetFile(self.path) as file:
+            with pq.ParquetFile(self.path, pre_buffer=False) as file:
                 yield from ahead(file.iter_batches(ROWS))
 
     def numbers(self) -> np.ndarray[Any, Any]:

@@ -14,7 +14,7 @@ from stores.readers.expanding import head_of
 from stores.readers.generic import columnar_format, generic_chunks, generic_format, is_binary, refuse_unread
 from stores.readers.inputs import HEAD_BYTES, Input, content_name
 
-CHUNK_ROWS = 524_288
+CHUNK_ROWS = 262_144
 
 
 class NamedFormat(Protocol):

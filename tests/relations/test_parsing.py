@@ -153,7 +153,7 @@ def test_messages_stay_short() -> None:
 
 
 def _clock_texts() -> st.SearchStrategy[str]:
-    times = st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(2199, 1, 1))
+    times = st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(2199, 1, 1))  # noqa: DTZ001 -- naive texts
     zones = st.sampled_from(["", "Z", "z", "+02:00", "-0530"])
     iso = st.tuples(times, zones, st.sampled_from(["T", " "])).map(lambda said: said[0].isoformat(said[2]) + said[1])
     epochs = st.integers(min_value=0, max_value=10**18).map(str)

@@ -169,13 +169,13 @@ def test_old_versions_need_no_old_files(home: Home) -> None:
         if not number:
             job = job_of(home, Mode.FULL)
             before = load_material(home, Settings(), job)
-            digests = _data_digests(home, settings, job)
+            digests = _data_digests(home, Settings(), job)
     assert digests == {"events": Lake(home.lake).content_digest("events", version=job.events_version)}
     Lake(home.lake).compact("events", above=1)
     table = DeltaTable(str(home.lake / "events"))
     table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
     assert_same(before, load_material(home, Settings(), job))
-    assert _data_digests(home, settings, job) == digests
+    assert _data_digests(home, Settings(), job) == digests
 
 
 def test_a_deletion_makes_another_training(home: Home, settings: Settings) -> None:

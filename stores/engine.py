@@ -73,6 +73,7 @@ def connect(engine: EngineName, *, folder: Path, memory_mb: int = MEMORY_MB, thr
 
     # A name of its own: two DuckDB instances in one spill folder would write each other's files.
     spill = folder / f"duckdb-{uuid.uuid4().hex[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)  # DuckDB makes the last folder alone, and only once it spills
     limits: dict[str, Any] = {"memory_limit": f"{memory_mb}MiB", "temp_directory": str(spill)}
     if threads is not None:
         limits["threads"] = threads

@@ -36,7 +36,7 @@ WORST = 30.0
 """The same where each event touches another user, so that 1 % of the events writes some 10 % of the sequences."""
 
 
-def measure_sequences(*, events: int = 2_000_000, users: int = 200_000, updates: int = UPDATES) -> list[Row]:
+def measure_sequences(*, events: int = 6_000_000, users: int = 600_000, updates: int = UPDATES) -> list[Row]:
     """Rows of the benchmark; takes some 15 seconds a million events. `updates`: how many deliveries of 1 % follow."""
     rows = []
     rng = np.random.default_rng(20_260_301)
@@ -119,8 +119,8 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=2_000_000)
-    parser.add_argument("--users", type=int, default=200_000)
+    parser.add_argument("--events", type=int, default=6_000_000)
+    parser.add_argument("--users", type=int, default=600_000)
     given = parser.parse_args()
     for row in measure_sequences(events=given.events, users=given.users):
         print(json.dumps(row))

@@ -185,7 +185,7 @@ class Lake:
 
     def watermark(self, table: str = "events", *, version: int | None = None) -> datetime | None:
         """Newest event (or showing) time of the accepted rows; None while there are none."""
-        newest: datetime | None = pc.max(self.read(table, version=version, columns=[CLOCK[table]]).column(0)).as_py()
+        newest: datetime | None = self.relation(table, version=version)[CLOCK[table]].max().to_pyarrow().as_py()
         return newest
 
     def close(self) -> None:

@@ -42,7 +42,6 @@ class Reading:
     rows: int = 0
     unreadable: int = 0
     missing: dict[str, Missing] = field(default_factory=dict)
-    names: set[str] = field(default_factory=set)
     types: dict[str, str] = field(default_factory=dict)
     used: dict[str, str] = field(default_factory=dict)
     warnings: Counter[tuple[str, str, str]] = field(default_factory=Counter)

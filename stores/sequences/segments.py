@@ -1,7 +1,7 @@
 # ruff: noqa: N802 -- shape suffixes are part of the names
 """Segments: immutable files with the whole sequences of some users, flat and sorted, made to be memory-mapped.
 
-Shapes: N events, U users. A segment's folder holds one `.npy` a column (plain arrays), `user.npy` (UTF-8 bytes, ascending)
+Shapes: N events, U users. A segment's folder holds one `.npy` a column, `user.npy` (UTF-8 bytes, ascending)
 with `offset.npy` (user u owns [offset[u], offset[u + 1])), and as Arrow files `event_id.arrow` (N ids, which order the
 events of one instant) and `item.arrow` (the items that this segment is the first to have, in the order of their codes).
 """

@@ -103,6 +103,14 @@ class Readings:
             users=self.users,
         )
 
+    def failed(
+        self, chunk: Chunk, binding: Binding, reasons: Mapping[int, Sequence[Reason]], *, rows: pa.Table
+    ) -> pa.Table:
+        """The chunk's rows that have `reasons`, as the quarantine keeps them; `rows`: the chunk, typed."""
+        named = "user" in rows.column_names  # items have none
+        users = rows.column("user") if named else pa.chunked_array([pa.nulls(chunk.rows, pa.string())])
+        return failed_rows(chunk, reasons, binding=binding, users=users, format=self.format)
+
 
 def read_rows(readings: Readings, passed: Stage, failed: Stage, *, keys: Keys) -> Reading:
     """The first reading. Raises DataRejected when no row can be told from another."""
@@ -122,12 +130,7 @@ def read_rows(readings: Readings, passed: Stage, failed: Stage, *, keys: Keys) -
             passing = _complement(chunk.rows, failing)
             passed.add(_identified(typed_chunk, passing, chunk.first, keys))
             if failing:
-                users = typed_chunk.rows.column("user") if "user" in typed_chunk.rows.column_names else None
-                failed.add(
-                    failed_rows(
-                        chunk, failing, binding=binding, users=_or_null(users, chunk.rows), format=readings.format
-                    )
-                )
+                failed.add(readings.failed(chunk, binding, failing, rows=typed_chunk.rows))
             _add_up(found, chunk, binding, typed_chunk, verdict, readings)
     pa.default_memory_pool().release_unused()  # the chunks' memory is wanted for what comes next
     reach("ingest.read")
@@ -173,11 +176,7 @@ def read_held_rows(
         mine = rows[np.searchsorted(rows, chunk.first) : np.searchsorted(rows, chunk.first + chunk.rows)]
         if len(mine):
             reasons = {int(row) - chunk.first: ((conflict,) if int(row) in contradicts else ()) + whole for row in mine}
-            users = readings.typed(chunk, binding).rows
-            column = users.column("user") if "user" in users.column_names else None
-            second.add(
-                failed_rows(chunk, reasons, binding=binding, users=_or_null(column, chunk.rows), format=readings.format)
-            )
+            second.add(readings.failed(chunk, binding, reasons, rows=readings.typed(chunk, binding).rows))
 
 
 def latest_time(intent: Intent) -> datetime:
@@ -223,7 +222,3 @@ def _event_ids(rows: pa.Table, roots: pa.Array, keys: Keys) -> pa.Array:
     if len(lacking) == len(stated):
         return pa.chunked_array([pa.array(derived, pa.string())])
     return pc.replace_with_mask(stated.combine_chunks(), pc.is_null(stated).combine_chunks(), pa.array(derived))
-
-
-def _or_null(users: pa.ChunkedArray | None, rows: int) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.nulls(rows, pa.string())]) if users is None else users

@@ -108,14 +108,15 @@ class Stage:
         except OSError as error:
             raise DependencyFailed(f"{self.path}: cannot stage rows: {error}; make space, then repeat") from error
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows in order; of `columns` alone, where named."""
         if self.rows:
             with pq.ParquetFile(self.path, pre_buffer=False) as file:
-                yield from ahead(file.iter_batches(ROWS))
+                yield from ahead(file.iter_batches(ROWS, columns=columns))
 
     def numbers(self) -> np.ndarray[Any, Any]:
         """Row numbers, in order."""
-        numbers = [batch.column("row").to_numpy() for batch in self.batches()]
+        numbers = [batch.column("row").to_numpy() for batch in self.batches(["row"])]
         return np.concatenate(numbers) if numbers else np.zeros(0, dtype=np.int64)
 
 
@@ -186,15 +187,15 @@ class Staged:
 
     def late_rows(self) -> int:
         """How many of the rows that go on are late."""
-        return 0 if self.late_before is None else sum(batch.num_rows for _, batch in self._going())
+        return 0 if self.late_before is None else sum(batch.num_rows for _, batch in self._going(["row", "event_time"]))
 
     def placed(self) -> np.ndarray[Any, Any]:
         """Rows that found their place in a table: accepted, late, or there already; sorted."""
         return np.setdiff1d(self.passed.numbers(), self.failed[-1].numbers())
 
-    def _going(self) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+    def _going(self, columns: Sequence[str] | None = None) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
         """(in time, late) rows, batch by batch."""
-        for batch in self.passed.batches():
+        for batch in self.passed.batches(columns):
             if len(self.leaving):
                 batch = batch.filter(pc.invert(_is_among(batch.column("row"), self.leaving)))
             if self.late_before is None:

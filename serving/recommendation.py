@@ -157,9 +157,9 @@ class Recommender:
         if stated is not None:
             return stated, None
         try:
-            past = self._user_state.newest(names[0], self._user_state.keep)
-            if not past and len(names) > 1:  # a rotation has changed the key and not yet this user's state
-                past = self._user_state.newest(names[1], self._user_state.keep)
+            # Under the former name too: a rotation changes the key first, and this user's state some moments later.
+            formerly = names[1] if len(names) > 1 else None
+            past = self._user_state.newest(names[0], self._user_state.keep, formerly=formerly)
         except DependencyFailed as error:  # a lost cache costs quality, never the answer
             _LOG.warning("%s", error)
             return [], str(error)

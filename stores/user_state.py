@@ -83,14 +83,18 @@ class UserState:
             raise self._failed("written", error) from error
         return fresh
 
-    def newest(self, user: str, n: int) -> list[PastEvent]:
-        """The user's newest `n` events, oldest first, in (event_time, event_id) order; empty for an unknown user."""
+    def newest(self, user: str, n: int, *, formerly: str | None = None) -> list[PastEvent]:
+        """The user's newest `n` events, oldest first, in (event_time, event_id) order; empty for an unknown user.
+
+        `formerly` is another id of the same user. Both are read at one instant: a user who is renamed meanwhile is
+        found under one of them.
+        """
         try:
             with self._reading:
                 rows = self._reader.execute(
-                    "SELECT event_id, item_id, behaviour, event_time FROM events WHERE user = ? "
+                    "SELECT event_id, item_id, behaviour, event_time FROM events WHERE user IN (?, ?) "
                     "ORDER BY event_time DESC, event_id DESC LIMIT ?",
-                    (user, n),
+                    (user, formerly, n),
                 ).fetchall()
         except sqlite3.Error as error:
             raise self._failed("read", error) from error

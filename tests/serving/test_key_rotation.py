@@ -42,7 +42,7 @@ def items(client: TestClient) -> list[str]:
 
 def rotate(shop: Any) -> None:
     with ingest_lock(shop.home):
-        carry_out(shop.home, Order(ROTATE, RECEIPT, version=2, pause_seconds=0.5))  # ten of the server's looks
+        carry_out(shop.home, Order(ROTATE, RECEIPT, version=2, pause_seconds=1.5))  # thirty of the server's looks
 
 
 def test_no_answer_forgets_the_user_while_the_key_changes(shop: Any, client: TestClient) -> None:

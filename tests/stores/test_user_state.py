@@ -18,6 +18,14 @@ def row(user: str, event_id: str, time_us: int, item: str = "i") -> Row:
     return (user, event_id, item, "click", time_us)
 
 
+def test_a_user_who_is_renamed_between_two_reads_is_found_by_one(tmp_path: Path) -> None:
+    state = UserState(tmp_path / "user_state.db")
+    state.absorb([("p1_a", "e1", "i", "click", 1), ("p2_a", "e2", "j", "click", 2), ("p1_b", "e3", "k", "click", 3)])
+    assert [event.event_id for event in state.newest("p2_a", 9, formerly="p1_a")] == ["e1", "e2"]
+    assert [event.event_id for event in state.newest("p2_a", 1, formerly="p1_a")] == ["e2"]
+    assert [event.event_id for event in state.newest("p2_b", 9, formerly="p1_b")] == ["e3"]
+
+
 def test_newest_is_the_tail_in_time_then_id_order(tmp_path: Path) -> None:
     state = UserState(tmp_path / "state.db")
     assert state.absorb([row("u", "c", 5), row("u", "b", 5), row("v", "x", 9), row("u", "a", 7), row("u", "z", 1)]) == 5

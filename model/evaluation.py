@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from model.fit import Fitted
-from model.metrics import Interval, difference_interval, hit_rate, ndcg, rank, reciprocal_rank
+from model.metrics.intervals import Interval, difference_interval
+from model.metrics.ranking import hit_rate, ndcg, rank, reciprocal_rank
 from model.sequences import BEHAVIOUR_NAMES, Holdout
 from relations.cells import shown
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from model.metrics import difference_interval, hit_rate, ndcg, rank, reciprocal_rank
+from model.metrics.intervals import difference_interval
+from model.metrics.ranking import hit_rate, ndcg, rank, reciprocal_rank
 
 SCORES = arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 9)), elements=st.integers(-3, 3))
 

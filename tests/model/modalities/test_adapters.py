@@ -20,7 +20,8 @@ KINDS = [Adapter.LORA, Adapter.PREFIX, Adapter.BOTTLENECK]
 
 
 def options(adapter: Adapter) -> AdapterOptions:
-    return AdapterOptions(adapter=adapter, rank=4, steps=12, batch_pairs=8, learning_rate=2e-2)
+    rate = 0.3 if adapter is Adapter.PREFIX else 2e-2  # few numbers far from the output
+    return AdapterOptions(adapter=adapter, rank=4, steps=15, batch_pairs=9, learning_rate=rate)
 
 
 @pytest.fixture(scope="module")

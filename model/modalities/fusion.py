@@ -93,10 +93,11 @@ class ItemVectors(nn.Embedding):
     """
 
     def __init__(self, items: int, width: int, *, modalities: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        """`items` without padding; `modalities` as `TowerConfig.of` gives them. Names are keys of tensors: no dots."""
+        """`items` without padding; `modalities` as `TowerConfig.of` gives them, and in their order."""
         super().__init__(items + 1, width)
-        self.towers = nn.ModuleDict(
-            {name: Tower(items, width, TowerConfig(**stated)) for name, stated in (modalities or {}).items()}
+        self.modalities = tuple(modalities or {})
+        self.towers = nn.ModuleList(
+            Tower(items, width, TowerConfig(**stated)) for stated in (modalities or {}).values()
         )
 
     def start(self, modalities: Mapping[str, Modality]) -> None:
@@ -105,8 +106,8 @@ class ItemVectors(nn.Embedding):
         Raises ValueError when they are not of these modalities and items.
         """
         self._check(modalities)
-        for name, modality in modalities.items():
-            self._tower(name).fill(modality, Whitening.fit(modality))
+        for name, tower in self._each():
+            tower.fill(modalities[name], Whitening.fit(modalities[name]))
 
     def table(self) -> Tensor:
         """The fused table [V + 1, D], row 0 included; the parameter itself when there is no modality."""
@@ -124,7 +125,7 @@ class ItemVectors(nn.Embedding):
         id_RD = self.weight if rows is None else super().forward(rows)
         id_RD = id_RD * self._kept_ids(rows)[..., None]
         fused_RD = id_RD
-        for tower in self.towers.values():
+        for tower in self.towers:
             fused_RD = fused_RD + tower(id_RD, rows)
         return fused_RD
 
@@ -161,8 +162,7 @@ class ItemVectors(nn.Embedding):
         grown.weight[: known + 1], grown.weight[known + 1 :] = self.weight, start_RD
         if modalities is not None:
             grown._check(modalities)
-        for name, tower in self._each():
-            fresh = grown._tower(name)
+        for (name, tower), (_, fresh) in zip(self._each(), grown._each(), strict=True):
             if modalities is None:
                 fresh.white_VW[: known + 1], fresh.present_V[: known + 1] = tower.white_VW, tower.present_V
             else:
@@ -181,18 +181,14 @@ class ItemVectors(nn.Embedding):
         return plain
 
     def _each(self) -> list[tuple[str, Tower]]:
-        return [(name, tower) for name, tower in self.towers.items() if isinstance(tower, Tower)]
-
-    def _tower(self, name: str) -> Tower:
-        tower = self.towers[name]
-        assert isinstance(tower, Tower)
-        return tower
+        towers = [tower for tower in self.towers if isinstance(tower, Tower)]
+        return list(zip(self.modalities, towers, strict=True))
 
     def _check(self, modalities: Mapping[str, Modality]) -> None:
-        if set(modalities) != set(self.towers):
-            raise ValueError(f"vectors of {sorted(modalities)} for a network with {sorted(self.towers)}")
-        for name, modality in modalities.items():
-            config = self._tower(name).config
+        if set(modalities) != set(self.modalities):
+            raise ValueError(f"vectors of {sorted(modalities)} for a network with {sorted(self.modalities)}")
+        for name, tower in self._each():
+            config, modality = tower.config, modalities[name]
             if modality.source != config.source:
                 raise DataRejected(
                     f"[modalities.{name}] the vectors come from {modality.source or 'elsewhere'}, the network was "

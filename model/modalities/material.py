@@ -4,7 +4,7 @@ Shapes: V items, K dimensions of a vector, W whitened directions.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,8 +20,8 @@ SHRINKAGE = 0.01
 class Modality:
     """Vectors of one modality: entry i belongs to vocabulary row i + 1. Absent items have vectors of zeros.
 
-    `source` names what made the vectors (an encoder's digest): vectors of two sources never mix. Raises DataRejected
-    where a present vector holds something that is no number, ValueError for shapes that do not agree.
+    `source` names what made the vectors (an encoder's digest): vectors of two sources never mix. Raises ValueError for
+    shapes that do not agree.
     """
 
     vector_VK: np.ndarray  # float32
@@ -35,12 +35,6 @@ class Modality:
         vector_VK, present_V = np.asarray(self.vector_VK, dtype=np.float32), np.asarray(self.present_V, dtype=bool)
         if vector_VK.ndim != 2 or present_V.shape != vector_VK.shape[:1] or not vector_VK.shape[1]:
             raise ValueError(f"vectors {vector_VK.shape} and mask {present_V.shape} are not [V, K] and [V]")
-        broken_V = present_V & ~np.isfinite(vector_VK).all(axis=1)
-        if broken_V.any():
-            raise DataRejected(
-                f"items: {int(broken_V.sum())} vectors hold NaN or infinity, first that of row "
-                f"{int(np.flatnonzero(broken_V)[0]) + 1}; leave such vectors out"
-            )
         object.__setattr__(self, "vector_VK", np.where(present_V[:, None], vector_VK, np.float32(0)))
         object.__setattr__(self, "present_V", present_V)
 
@@ -61,30 +55,41 @@ class Modality:
         h.update(self.vector_VK.tobytes())
         return h.hexdigest()
 
-    @staticmethod
-    def of(
-        items: Sequence[str],
-        vectors: Mapping[str, np.ndarray],
-        *,
-        source: str = "",
-        dims: int = 64,
-        id_dropout: float = 0.1,
-    ) -> "Modality":
-        """Vectors by item id, laid beside `items` (a vocabulary's). Items without one are absent.
 
-        Raises DataRejected when the vectors' lengths differ or there is none at all.
-        """
-        lengths = {len(vector) for vector in vectors.values()}
-        if len(lengths) != 1 or lengths == {0}:
+@dataclass(frozen=True)
+class NamedVectors:
+    """One modality's vectors by item id, before it is known which vocabulary they stand beside.
+
+    Raises DataRejected for an id that occurs twice or a vector that holds something that is no number.
+    """
+
+    items: tuple[str, ...]
+    vector_IK: np.ndarray  # float32
+    source: str = ""
+    dims: int = 64
+    id_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        vector_IK = np.asarray(self.vector_IK, dtype=np.float32)
+        if vector_IK.ndim != 2 or len(vector_IK) != len(self.items):
+            raise ValueError(f"vectors {vector_IK.shape} of {len(self.items)} items are not [I, K]")
+        if len(set(self.items)) != len(self.items):
+            raise DataRejected("items: two vectors of one item in one modality; keep the newest")
+        broken_I = ~np.isfinite(vector_IK).all(axis=1)
+        if broken_I.any():
             raise DataRejected(
-                f"items: vectors of {sorted(lengths)} dimensions; a modality needs one length, 1 at least"
+                f"items: {int(broken_I.sum())} vectors hold NaN or infinity, first that of "
+                f"{self.items[int(np.flatnonzero(broken_I)[0])]!r}; leave such vectors out"
             )
-        vector_VK = np.zeros((len(items), lengths.pop()), dtype=np.float32)
-        present_V = np.array([item in vectors for item in items], dtype=bool)
-        for row, item in enumerate(items):
-            if item in vectors:
-                vector_VK[row] = vectors[item]
-        return Modality(vector_VK, present_V, source=source, dims=dims, id_dropout=id_dropout)
+        object.__setattr__(self, "vector_IK", vector_IK)
+
+    def beside(self, items: Sequence[str]) -> Modality:
+        """Laid beside `items` (a vocabulary's); those without a vector are absent."""
+        at = {item: index for index, item in enumerate(self.items)}
+        at_V = np.fromiter((at.get(item, -1) for item in items), dtype=np.int64, count=len(items))
+        vector_VK = np.zeros((len(items), self.vector_IK.shape[1]), dtype=np.float32)
+        vector_VK[at_V >= 0] = self.vector_IK[at_V[at_V >= 0]]
+        return Modality(vector_VK, at_V >= 0, source=self.source, dims=self.dims, id_dropout=self.id_dropout)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from model.modalities.fusion import ItemVectors, Tower, TowerConfig
-from model.modalities.material import Modality, Whitening
+from model.modalities.material import Modality, NamedVectors, Whitening
 from relations.errors import DataRejected
 
 
@@ -25,7 +25,7 @@ def fused(modalities: dict[str, Modality], *, width: int = 4) -> ItemVectors:
     items = len(next(iter(modalities.values())))
     vectors = ItemVectors(items, width, modalities=TowerConfig.of(modalities))
     vectors.start(modalities)
-    for tower in vectors.towers.values():
+    for tower in vectors.towers:
         assert isinstance(tower, Tower)
         torch.nn.init.normal_(tower.gate_id_D)
         torch.nn.init.normal_(tower.gate_vector_W)
@@ -36,7 +36,7 @@ def slowly(vectors: ItemVectors, row: int) -> list[float]:
     """The formula of the class, number by number."""
     e = vectors.weight[row].tolist()
     answer = list(e)
-    for tower in vectors.towers.values():
+    for tower in vectors.towers:
         assert isinstance(tower, Tower)
         if not tower.present_V[row]:
             continue
@@ -85,7 +85,7 @@ def test_both_ways_to_a_row_have_the_same_gradient() -> None:
 
 def test_ids_drop_out_in_training_only_where_something_else_stands() -> None:
     vectors = fused({"text": modality(400, absent=tuple(range(200)), id_dropout=0.25)})
-    for tower in vectors.towers.values():
+    for tower in vectors.towers:
         tower.projection_DW.data.zero_()  # type: ignore[union-attr]  # what is left of a row is its id
     gone_V = (vectors.train().table()[1:] == 0).all(dim=1)
     assert not gone_V[:200].any()
@@ -94,7 +94,7 @@ def test_ids_drop_out_in_training_only_where_something_else_stands() -> None:
     assert torch.equal(vectors.eval().table(), vectors.weight)
     # at 1 the id is no part of the model, in training or after
     alone = fused({"text": modality(6, absent=(0,), id_dropout=1.0)})
-    for tower in alone.towers.values():
+    for tower in alone.towers:
         tower.projection_DW.data.zero_()  # type: ignore[union-attr]
     for mode in (True, False):
         assert (alone.train(mode).table()[2:] == 0).all()
@@ -110,7 +110,7 @@ def test_a_new_item_starts_from_its_vector() -> None:
     assert torch.equal(grown.weight[6], torch.zeros(4))  # text: the id says nothing yet
     assert torch.equal(grown.table()[7], start_RD[1])  # no text: the neighbours
     # the new text goes through the old whitening: x = (1 − μ) W, and σ(b·x + c) P x is all there is
-    tower = grown.towers["text"]
+    tower = grown.towers[0]
     assert isinstance(tower, Tower)
     x_W = (torch.ones(3) - tower.mean_K) @ tower.matrix_KW
     at = x_W @ tower.gate_vector_W + tower.gate_bias
@@ -173,11 +173,14 @@ def test_vectors_that_say_nothing_add_nothing(vectors: np.ndarray) -> None:
 
 
 def test_vectors_by_item_lie_beside_the_vocabulary() -> None:
-    found = Modality.of(["ü", "b", "c"], {"c": np.array([1, 2]), "ü": np.array([3, 4])}, source="s")
+    named = NamedVectors(("c", "ü"), np.array([[1, 2], [3, 4]]), source="s", dims=1, id_dropout=0.3)
+    found = named.beside(["ü", "b", "c"])
     assert found.vector_VK.tolist() == [[3, 4], [0, 0], [1, 2]]
     assert found.present_V.tolist() == [True, False, True]
-    with pytest.raises(DataRejected, match="one length"):
-        Modality.of(["a", "b"], {"a": np.ones(2), "b": np.ones(3)})
-    with pytest.raises(DataRejected, match="first that of row 2"):
-        Modality(np.array([[1.0], [np.nan]]), np.array([True, True]))
-    assert Modality(np.array([[1.0], [np.nan]]), np.array([True, False])).vector_VK[1] == 0  # absent: never looked at
+    assert (found.source, found.kept, found.id_dropout) == ("s", 1, 0.3)
+    with pytest.raises(DataRejected, match="two vectors of one item"):
+        NamedVectors(("a", "a"), np.ones((2, 2)))
+    with pytest.raises(DataRejected, match="first that of 'b'"):
+        NamedVectors(("a", "b"), np.array([[1.0], [np.nan]]))
+    absent = Modality(np.array([[1.0], [np.nan]]), np.array([True, False]))
+    assert absent.vector_VK[1] == 0  # what is absent is never looked at

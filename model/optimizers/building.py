@@ -187,10 +187,10 @@ class Optimizers:
         for name, weight in self._named.items():
             if weight.grad is None:
                 continue
-            if weight.grad.is_sparse:
+            if self._algorithm[name] is TableAlgorithm.SPARSE_ADAM:
+                weight.grad = as_sparse(weight.grad)  # also without rows of zeros, which Adam's moments would move
+            elif weight.grad.is_sparse:
                 weight.grad = weight.grad.coalesce()
-            elif self._algorithm[name] is TableAlgorithm.SPARSE_ADAM:
-                weight.grad = as_sparse(weight.grad)
             yield weight.grad.values() if weight.grad.is_sparse else weight.grad
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from model.optimizers.rows import touched_rows
+from model.optimizers.rows import like_rows, row_mean, touched_rows
 
 
 class Ftrl(Optimizer):
@@ -70,12 +70,12 @@ class Ftrl(Optimizer):
                 rows, gradient = touched_rows(weight.grad)
                 square = gradient.square()
                 if rowwise:
-                    square = square.reshape(len(gradient), -1).mean(dim=1)
+                    square = row_mean(square)
                 old_n = state[kind][rows]
                 n = old_n + square
                 root, old_root = n.sqrt(), old_n.sqrt()
                 if rowwise:
-                    root, old_root = (part.reshape(-1, *[1] * (weight.dim() - 1)) for part in (root, old_root))
+                    root, old_root = like_rows(root, gradient), like_rows(old_root, gradient)
                 held = weight[rows]
                 z = state["z"][rows] + gradient - (root - old_root) / alpha * held
                 fresh = -functional.softshrink(z, group["l1"]) / ((group["beta"] + root) / alpha + group["l2"])

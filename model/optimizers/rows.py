@@ -34,5 +34,15 @@ def as_sparse(gradient: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(row_R[None], values, gradient.shape, is_coalesced=True, check_invariants=False)
 
 
+def row_mean(values: Tensor) -> Tensor:
+    """The mean over each row [R, …] → [R]; of a vector, the vector."""
+    return values.flatten(1).mean(dim=1) if values.dim() > 1 else values
+
+
+def like_rows(value_R: Tensor, values: Tensor) -> Tensor:
+    """`value_R` with trailing dimensions of 1, to go with `values` [R, …]."""
+    return value_R.reshape(len(value_R), *[1] * (values.dim() - 1))
+
+
 def _any_nonzero(values: Tensor) -> Tensor:
-    return (values != 0).reshape(len(values), -1).any(dim=1) if values.dim() > 1 else values != 0
+    return (values != 0).flatten(1).any(dim=1) if values.dim() > 1 else values != 0

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from model.optimizers.rows import touched_rows
+from model.optimizers.rows import like_rows, row_mean, touched_rows
 
 
 class RowwiseAdagrad(Optimizer):
@@ -37,8 +37,7 @@ class RowwiseAdagrad(Optimizer):
                 if not state:
                     state["row_sum"] = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
                 rows, gradient = touched_rows(weight.grad)
-                mean_R = gradient.square().reshape(len(gradient), -1).mean(dim=1)
-                sum_R = state["row_sum"][rows] + mean_R
+                sum_R = state["row_sum"][rows] + row_mean(gradient.square())
                 state["row_sum"][rows] = sum_R
-                divisor_R = sum_R.sqrt_().add_(group["eps"]).reshape(-1, *[1] * (weight.dim() - 1))
-                weight[rows] -= gradient / divisor_R * group["lr"]
+                divisor = like_rows(sum_R.sqrt().add_(group["eps"]), gradient)
+                weight[rows] -= gradient / divisor * group["lr"]

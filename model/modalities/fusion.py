@@ -105,6 +105,8 @@ class ItemVectors(nn.Embedding):
 
         Raises ValueError when they are not of these modalities and items.
         """
+        if set(modalities) != set(self.modalities):
+            raise ValueError(f"vectors of {sorted(modalities)} for a network with {sorted(self.modalities)}")
         self._check(modalities)
         for name, tower in self._each():
             tower.fill(modalities[name], Whitening.fit(modalities[name]))
@@ -146,9 +148,10 @@ class ItemVectors(nn.Embedding):
         """With rows for `items` items; this one stays as it is.
 
         `modalities` hold the vectors of all items, old and new; they replace the former ones and are whitened as at the
-        first training. None: what is known stays, and new items have none. A new item with vectors has the id
-        embedding 0, so that it starts from them; one without starts from its row of `start_RD`, else from the mean of
-        the known. Raises DataRejected when another encoder made the vectors: they mean something else.
+        first training. Of a modality that is not among them what is known stays, and new items have none. A new item
+        with vectors has the id embedding 0, so that it starts from them; one without starts from its row of `start_RD`,
+        else from the mean of the known. Raises DataRejected when another encoder made the vectors: they mean something
+        else.
         """
         known, width = self.num_embeddings - 1, self.embedding_dim
         stated = {name: asdict(tower.config) for name, tower in self._each()}
@@ -160,14 +163,13 @@ class ItemVectors(nn.Embedding):
         if start_RD is None:
             start_RD = self.materialised().weight[1:].mean(dim=0).nan_to_num().expand(items - known, width)
         grown.weight[: known + 1], grown.weight[known + 1 :] = self.weight, start_RD
-        if modalities is not None:
-            grown._check(modalities)
+        modalities = modalities or {}
+        grown._check(modalities)
         for (name, tower), (_, fresh) in zip(self._each(), grown._each(), strict=True):
-            if modalities is None:
-                fresh.white_VW[: known + 1], fresh.present_V[: known + 1] = tower.white_VW, tower.present_V
+            if name in modalities:
+                fresh.fill(modalities[name], Whitening(tower.mean_K.cpu().numpy(), tower.matrix_KW.cpu().numpy()))
             else:
-                whitening = Whitening(tower.mean_K.cpu().numpy(), tower.matrix_KW.cpu().numpy())
-                fresh.fill(modalities[name], whitening)
+                fresh.white_VW[: known + 1], fresh.present_V[: known + 1] = tower.white_VW, tower.present_V
             grown.weight[known + 1 :][fresh.present_V[known + 1 :]] = 0
         return grown.train(self.training)
 
@@ -185,9 +187,13 @@ class ItemVectors(nn.Embedding):
         return list(zip(self.modalities, towers, strict=True))
 
     def _check(self, modalities: Mapping[str, Modality]) -> None:
-        if set(modalities) != set(self.modalities):
-            raise ValueError(f"vectors of {sorted(modalities)} for a network with {sorted(self.modalities)}")
+        """Raises ValueError for a modality of another network or of other items, DataRejected for its source."""
+        for name in modalities:
+            if name not in self.modalities:
+                raise ValueError(f"vectors of {name} for a network with {sorted(self.modalities)}")
         for name, tower in self._each():
+            if name not in modalities:
+                continue
             config, modality = tower.config, modalities[name]
             if modality.source != config.source:
                 raise DataRejected(

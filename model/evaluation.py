@@ -1,23 +1,25 @@
 """Offline evaluation: a full ranking of the catalogue, on rows that two models share.
 
-Shapes: R rows, B rows of a batch, L positions, V items of the recommender, I items and N events of the holdout.
+Shapes: R rows, B rows of a batch, P relevant items of all rows, K places of a list, L positions, V items of the
+recommender, I items and N events of the holdout, G categories.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from model.fit import Fitted
+from model.metrics import lists, ranking
+from model.metrics.calibration import top_probability
+from model.metrics.facts import ItemFacts
 from model.metrics.intervals import Interval, difference_interval
-from model.metrics.ranking import hit_rate, ndcg, rank, reciprocal_rank
-from model.sequences import BEHAVIOUR_NAMES, Holdout
-from relations.cells import shown
-
-HEAD_SHARE = 0.2
-"""The share of the items with training events that counts as head, by number of events."""
+from model.metrics.rows import intervals, list_values, spans, whole_metrics
+from model.metrics.slices import Slices, means
+from model.sequences import Holdout
 
 
 class Recommender(Protocol):
@@ -44,22 +46,37 @@ class RankerRecommender:
             return self._ranker(torch.from_numpy(row_BL), torch.from_numpy(behaviour_BL)).numpy()  # type: ignore[no-any-return]
 
 
+class Relevant(StrEnum):
+    """What a row's list ought to hold."""
+
+    NEXT = "next"
+    """The item of the row's own event: one relevant item a row."""
+    ALL = "all"
+    """Every item of the user's rows, asked for once, before the first of them: one row a user."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Means over rows. A name that has no rows, or too few users, is absent from `by_behaviour` and `by_slice`.
 
-    `overall`: ndcg@k, hr@k, mrr, coverage (share of the recommender's items that are among some row's best k).
+    `overall`, of the ranking: ndcg@k, hr@k, recall@k, precision@k, f1@k, map@k, mrr, auc; of the lists of the best k:
+    novelty (bits), tail_share, and where items have vectors or categories diversity and miscalibration (nats, lower is
+    better); of all lists together: coverage, gini (lower is more equal); of the softmax of the scores: ece (lower is
+    better). Formulas and sources: `model.metrics`. A metric of lists that no row defines is absent. `intervals`: 95 %
+    over users, for each of these; none for fewer than two users.
     `by_behaviour[b]`: rows whose item got behaviour b from that user in the holdout: of the items that users went on
     to purchase, say. `by_slice`: head_items, tail_items, new_items (by training events: the best fifth, the rest,
     none), old_users, new_users (with and without events before the cutoff), without_history (nothing visible).
-    Values carry `rows` beside the metrics.
+    Values carry `rows` beside the means. Where all of a user's items are relevant, a row has no item of its own, and
+    there are slices by user only.
     """
 
     k: int
     overall: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
     by_behaviour: Mapping[str, Mapping[str, float]]
     by_slice: Mapping[str, Mapping[str, float]]
-    rank_R: np.ndarray  # from 1; 0: the target is not in the recommender's vocabulary
+    rank_R: np.ndarray  # of the best relevant item, from 1; 0: none is in the recommender's vocabulary
     ndcg_R: np.ndarray
     user_R: np.ndarray
     event_R: np.ndarray
@@ -75,22 +92,30 @@ def evaluate(
     *,
     k: int = 10,
     exclude_seen: bool = True,
+    relevant: Relevant = Relevant.NEXT,
+    facts: ItemFacts | None = None,
     batch: int = 256,
     min_users: int = 1,
+    draws: int = 1000,
 ) -> Evaluation:
     """Rank the whole catalogue for each row of `holdout`.
 
     With `exclude_seen`, rows whose item is among the visible events are left out, for every recommender alike, and
     visible items are no candidates. A target that the recommender does not know is a miss (rank 0). Events of
-    items that it does not know are invisible to it. Without rows the metrics are 0. Slices and behaviours of fewer than
-    `min_users` users are left out, and those that would give them away (`relations.cells`).
+    items that it does not know are invisible to it. Without rows the metrics of the ranking are 0. Slices and
+    behaviours of fewer than `min_users` users are left out, and those that would give them away (`relations.cells`).
+    `draws` of the bootstrap, 0 for no intervals. Memory: a few times `batch` × V, and R × k. Equal scores at the end of
+    a list are broken arbitrarily.
     """
     if exclude_seen:
         holdout = holdout.keep(~_seen(holdout))
+    holdout, item_P, row_P = _relevant(holdout, relevant)
     history = _Visible(recommender, holdout)
-    rank_R = np.zeros(len(holdout), dtype=np.int64)
-    recommended_V = np.zeros(len(recommender.items), dtype=np.int64)
-    target_R = history.row_I[holdout.histories.item_N[holdout.event_R]]
+    column_P = history.row_I[item_P] - 1
+    begin_R1 = np.searchsorted(row_P, np.arange(len(holdout) + 1))
+    rank_P, auc_P = np.zeros(len(row_P), dtype=np.int64), np.zeros(len(row_P))
+    best_RK = np.full((len(holdout), min(k, len(recommender.items))), -1, dtype=np.int32)
+    confidence_R = np.full(len(holdout), np.nan)
     # rows of similar history together: a batch is as wide as its longest
     order_R = np.argsort(np.minimum(history.known_R, recommender.max_history), kind="stable")
     for at in range(0, len(order_R) if len(recommender.items) else 0, batch):
@@ -99,9 +124,44 @@ def evaluate(
         excluded_BV = np.zeros(score_BV.shape, dtype=bool)
         if exclude_seen:
             excluded_BV[history.seen(rows)] = True
-        rank_R[rows] = rank(score_BV, target_R[rows] - 1, excluded_RV=excluded_BV)
-        recommended_V += _best(np.where(excluded_BV, -np.inf, score_BV), k)
-    return _summary(recommender, holdout, k=k, rank_R=rank_R, recommended_V=recommended_V, min_users=min_users)
+        place, pairs = spans(begin_R1[rows], begin_R1[rows + 1])
+        found = ranking.standing(score_BV, column_P[pairs], row_P=place, excluded_RV=excluded_BV)
+        rank_P[pairs], auc_P[pairs] = found.rank_P, found.auc_P
+        offered_BV = np.where(excluded_BV, -np.inf, score_BV)
+        best_RK[rows], confidence_R[rows] = _best(offered_BV, k), top_probability(offered_BV)
+    ranked = {
+        f"ndcg@{k}": ranking.ndcg(rank_P, k=k, row_P=row_P),
+        f"hr@{k}": ranking.hit_rate(rank_P, k=k, row_P=row_P),
+        f"recall@{k}": ranking.recall(rank_P, k=k, row_P=row_P),
+        f"precision@{k}": ranking.precision(rank_P, k=k, row_P=row_P),
+        f"f1@{k}": ranking.f1(rank_P, k=k, row_P=row_P),
+        f"map@{k}": ranking.average_precision(rank_P, k=k, row_P=row_P),
+        "mrr": ranking.reciprocal_rank(rank_P, row_P=row_P),
+        "auc": ranking.mean_auc(auc_P, row_P=row_P),
+    }
+    rank_R = ranking.best_rank(rank_P, row_P=row_P)
+    values = ranked | list_values(recommender.items, holdout, best_RK=best_RK, facts=facts, batch=batch)
+    whole = whole_metrics(best_RK, confidence_R, rank_R == 1, items=len(recommender.items))
+    every_R = np.ones(len(holdout), dtype=bool)
+    slices = Slices(values, holdout, min_users=min_users)
+    return Evaluation(
+        k=k,
+        overall=dict.fromkeys(ranked, 0.0)
+        | means(values, every_R)
+        | {name: statistic(every_R) for name, statistic in whole.items()},
+        intervals=intervals(values, whole, holdout.user_R, draws=draws),
+        by_behaviour=slices.by_behaviour() if relevant is Relevant.NEXT else {},
+        by_slice=(slices.by_item() if relevant is Relevant.NEXT else {}) | slices.by_user(),
+        rank_R=rank_R,
+        ndcg_R=ranked[f"ndcg@{k}"],
+        user_R=holdout.user_R,
+        event_R=holdout.event_R,
+        recommended={
+            recommender.items[at]: int(count)
+            for at, count in enumerate(lists.exposures(best_RK, items=len(recommender.items)))
+            if count
+        },
+    )
 
 
 def compare(challenger: Evaluation, champion: Evaluation, *, level: float = 0.95, seed: int = 0) -> Interval:
@@ -143,10 +203,8 @@ class _Visible:
 
     def seen(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions (row of the batch, column) of all visible items, however old."""
-        count = self.known_R[rows]
-        place = np.repeat(np.arange(len(rows)), count)
-        inside = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        return place, self._row_K[self._begin_R[rows][place] + inside] - 1
+        place, at = spans(self._begin_R[rows], self._end_R[rows])
+        return place, self._row_K[at] - 1
 
 
 def _seen(holdout: Holdout) -> np.ndarray:
@@ -157,56 +215,18 @@ def _seen(holdout: Holdout) -> np.ndarray:
     return np.asarray(first_P[place_N[holdout.event_R]] < holdout.event_R)
 
 
+def _relevant(holdout: Holdout, relevant: Relevant) -> tuple[Holdout, np.ndarray, np.ndarray]:
+    """The rows to rank; of each relevant item its code in `holdout.histories` and its row, in the order of the rows."""
+    item_R = holdout.histories.item_N[holdout.event_R]
+    if relevant is Relevant.NEXT:
+        return holdout, item_R, np.arange(len(holdout))
+    _, first_U, user_R = np.unique(holdout.user_R, return_index=True, return_inverse=True)
+    items = max(1, len(holdout.histories.items))
+    row_P, item_P = np.divmod(np.unique(user_R * items + item_R), items)
+    return holdout.keep(first_U), item_P, row_P
+
+
 def _best(score_BV: np.ndarray, k: int) -> np.ndarray:
-    """For each item, in how many rows it is among the best k. Excluded items (−inf) never are."""
+    """Columns [B, K] of each row's best k, best first; −1 for what is excluded (−inf) or has no number for a score."""
     best = torch.from_numpy(score_BV).topk(min(k, score_BV.shape[1]), dim=1)
-    shown = best.indices[best.values > -torch.inf].numpy()
-    return np.bincount(shown, minlength=score_BV.shape[1])
-
-
-def _summary(
-    recommender: Recommender, holdout: Holdout, *, k: int, rank_R: np.ndarray, recommended_V: np.ndarray, min_users: int
-) -> Evaluation:
-    values = {f"ndcg@{k}": ndcg(rank_R, k=k), f"hr@{k}": hit_rate(rank_R, k=k), "mrr": reciprocal_rank(rank_R)}
-
-    def means(chosen_R: np.ndarray) -> dict[str, float]:
-        rows = int(chosen_R.sum())
-        return {name: float(value[chosen_R].mean()) if rows else 0.0 for name, value in values.items()} | {"rows": rows}
-
-    def parts(of_R: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-        """Of the parts of one whole, those that may be shown."""
-        users = {name: len(np.unique(holdout.user_R[chosen_R])) for name, chosen_R in of_R.items()}
-        seen = shown(users, k=min_users)
-        return {name: means(chosen_R) for name, chosen_R in of_R.items() if users[name] and name in seen}
-
-    trained_R = holdout.trained_I[holdout.histories.item_N[holdout.event_R]]
-    head_R = trained_R >= _head_threshold(holdout.trained_I)
-    old_R = holdout.trained_U[holdout.user_R] > 0
-    by_item = {
-        "head_items": head_R & (trained_R > 0),
-        "tail_items": ~head_R & (trained_R > 0),
-        "new_items": trained_R == 0,
-    }
-    by_user = {"old_users": old_R, "new_users": ~old_R}
-    without_history_R = holdout.visible_R == holdout.histories.offsets_U1[holdout.user_R]
-    # A user may do several things, so that no behaviour is the rest of the others.
-    behaviours = [parts({name: holdout.reached_RB[:, code]}) for code, name in enumerate(BEHAVIOUR_NAMES) if code]
-    overall = means(np.ones(len(holdout), dtype=bool))
-    overall["coverage"] = float((recommended_V > 0).mean()) if len(recommended_V) else 0.0
-    return Evaluation(
-        k=k,
-        overall=overall,
-        by_behaviour={name: found for each in behaviours for name, found in each.items()},
-        by_slice=parts(by_item) | parts(by_user) | parts({"without_history": without_history_R}),
-        rank_R=rank_R,
-        ndcg_R=values[f"ndcg@{k}"],
-        user_R=holdout.user_R,
-        event_R=holdout.event_R,
-        recommended={recommender.items[at]: int(recommended_V[at]) for at in map(int, np.flatnonzero(recommended_V))},
-    )
-
-
-def _head_threshold(trained_I: np.ndarray) -> int:
-    """Events that an item needs to be among the best fifth of the trained items; ties at the edge are all head."""
-    counts = np.sort(trained_I[trained_I > 0])[::-1]
-    return int(counts[max(0, int(np.ceil(HEAD_SHARE * len(counts))) - 1)]) if len(counts) else 1
+    return torch.where(best.values > -torch.inf, best.indices, -1).numpy()

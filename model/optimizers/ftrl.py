@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from model.optimizers.rows import like_rows, row_mean, touched_rows
+from model.optimizers.rows import like_rows, pick, row_mean, touched_rows
 
 
 class Ftrl(Optimizer):
@@ -71,13 +71,13 @@ class Ftrl(Optimizer):
                 square = gradient.square()
                 if rowwise:
                     square = row_mean(square)
-                old_n = state[kind][rows]
+                old_n = pick(state[kind], rows)
                 n = old_n + square
                 root, old_root = n.sqrt(), old_n.sqrt()
                 if rowwise:
                     root, old_root = like_rows(root, gradient), like_rows(old_root, gradient)
-                held = weight[rows]
-                z = state["z"][rows] + gradient - (root - old_root) / alpha * held
+                held = pick(weight, rows)
+                z = pick(state["z"], rows) + gradient - (root - old_root) / alpha * held
                 fresh = -functional.softshrink(z, group["l1"]) / ((group["beta"] + root) / alpha + group["l2"])
                 state["z"][rows], state[kind][rows] = z, n
                 weight[rows] = fresh if rowwise else torch.where(gradient != 0, fresh, held)

@@ -34,6 +34,11 @@ def as_sparse(gradient: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(row_R[None], values, gradient.shape, is_coalesced=True, check_invariants=False)
 
 
+def pick(tensor: Tensor, rows: Rows) -> Tensor:
+    """`tensor[rows]`; for an index nine times as fast as that on a CPU."""
+    return tensor[rows] if isinstance(rows, slice) else tensor.index_select(0, rows)
+
+
 def row_mean(values: Tensor) -> Tensor:
     """The mean over each row [R, …] → [R]; of a vector, the vector."""
     return values.flatten(1).mean(dim=1) if values.dim() > 1 else values

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from model.optimizers.rows import like_rows, row_mean, touched_rows
+from model.optimizers.rows import like_rows, pick, row_mean, touched_rows
 
 
 class RowwiseAdagrad(Optimizer):
@@ -37,7 +37,7 @@ class RowwiseAdagrad(Optimizer):
                 if not state:
                     state["row_sum"] = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
                 rows, gradient = touched_rows(weight.grad)
-                sum_R = state["row_sum"][rows] + row_mean(gradient.square())
+                sum_R = pick(state["row_sum"], rows) + row_mean(gradient.square())
                 state["row_sum"][rows] = sum_R
                 divisor = like_rows(sum_R.sqrt().add_(group["eps"]), gradient)
-                weight[rows] -= gradient / divisor * group["lr"]
+                weight[rows] = pick(weight, rows) - gradient / divisor * group["lr"]

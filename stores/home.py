@@ -72,6 +72,7 @@ class Home:
             self.rejected,
             self.releases,
             self.checkpoints,
+            self.tuning,
             self.reports,
             self.trials,
             self.keys,
@@ -115,6 +116,11 @@ class Home:
     def checkpoints(self) -> Path:
         """Training state: `runs/<run key>` while a training runs, `models/<digest>` to warm-start from."""
         return self.root / "checkpoints"
+
+    @property
+    def tuning(self) -> Path:
+        """Searches for better settings, one folder each."""
+        return self.root / "tuning"
 
     @property
     def reports(self) -> Path:

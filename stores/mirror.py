@@ -24,15 +24,19 @@ def reconcile(ledger: Ledger, registry: Registry) -> list[str]:
     Raises DependencyFailed when MLflow does not answer; the next call goes on from there.
     """
     trials, history, known = ledger.trials(), ledger.history(), ledger.versions()
-    registered = {found.version: found for found in registry.versions()}
-    report, faithful = [], set()
+    registered = registry.versions()
+    numbered = {found.version: found for found in registered}
+    # By digest: a version that was released while MLflow was away may have another number there.
+    by_digest = {found.digest: found for found in reversed(registered)}
+    report, faithful = [], {}
     for record in known:
-        found = registered.get(record.version)
-        if found is None or found.digest != record.digest:
-            has = "has no such version" if found is None else f"has another bundle, {found.digest[:12] or 'untagged'}"
+        found = by_digest.get(record.digest)
+        if found is None:
+            other = numbered.get(record.version)
+            has = "has no such version" if other is None else f"has another bundle, {other.digest[:12] or 'untagged'}"
             report.append(f"version {record.version}: MLflow {has}; the ledger's digest is {record.digest[:12]}…")
             continue
-        faithful.add(record.version)
+        faithful[record.version] = found.version
         report += _mirror_tags(registry, found, gate_tags(record, trials=trials, history=history))
     reach("mirror.tags")
     return report + _mirror_aliases(registry, _aliases(trials, history), faithful=faithful)
@@ -75,11 +79,12 @@ def _mirror_tags(registry: Registry, found: Registered, wanted: Mapping[str, str
     return [f"version {found.version}: {each}" for each in told]
 
 
-def _mirror_aliases(registry: Registry, wanted: Mapping[str, int | None], *, faithful: set[int]) -> list[str]:
+def _mirror_aliases(registry: Registry, wanted: Mapping[str, int | None], *, faithful: Mapping[int, int]) -> list[str]:
+    """`faithful`: the ledger's number of a version → MLflow's."""
     report = []
     present = registry.aliases()
     for name, version in wanted.items():
-        shown = version if version in faithful else None  # an alias on another bundle would be a lie
+        shown = None if version is None else faithful.get(version)  # an alias on another bundle would be a lie
         if present.get(name) != shown:
             registry.set_alias(name, shown)
             report.append(f"alias {name}: {_named(present.get(name))} → {_named(shown)}")

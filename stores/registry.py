@@ -3,14 +3,12 @@
 The registry mirrors; who is champion says the ledger. Every call either works or raises DependencyFailed.
 """
 
-import json
-import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock
 
@@ -19,12 +17,9 @@ from stores.bundle import Bundle, open_bundle
 from stores.home import Home
 from stores.mlflow_client import open_client, tracking_uri, translated
 from stores.settings import Settings
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from stores.tracked_run import TrackedRun
 
 DIGEST = "digest"
-BATCH = 1_000  # MLflow's own limit of metrics in one request
 REQUIREMENTS = ["numpy>=2.4", "onnxruntime>=1.31"]
 SMALL_PARTS = ("manifest.json", "attestation.json", "features.json")
 
@@ -37,83 +32,6 @@ class Registered:
     digest: str
     run_id: str
     tags: Mapping[str, str]
-
-
-class TrackedRun:
-    """One MLflow run. Metric names: `@` is written `_at_`, for MLflow forbids it; `/` groups them in the UI.
-
-    Values that are not finite are left out. Points carry the run's start as their time, so that logging the same
-    point again, after a kill, changes nothing.
-    """
-
-    def __init__(self, client: Any, run: Any, *, uri: str) -> None:
-        self._client = client
-        self._uri = uri
-        self._started: int = run.info.start_time
-        self.run_id: str = run.info.run_id
-        self.url_hint = f"#/experiments/{run.info.experiment_id}/runs/{self.run_id}"
-
-    def log_metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
-        self._points([(name, step, value) for name, value in values.items() if value is not None])
-
-    def log_curve(self, name: str, points: Sequence[tuple[int, float]]) -> None:
-        """Points (step, value), in as few requests as MLflow allows."""
-        self._points([(name, step, value) for step, value in points])
-
-    def log_params(self, values: Mapping[str, Any]) -> None:
-        """Nested mappings become `outer.inner`."""
-        from mlflow.entities import Param
-
-        flat = [Param(name, str(value)) for name, value in _flat(values)]
-        with translated(self._uri):
-            for begin in range(0, len(flat), 100):
-                self._client.log_batch(self.run_id, params=flat[begin : begin + 100])
-
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        from mlflow.entities import RunTag
-
-        with translated(self._uri):
-            self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
-
-    def log_figure(self, figure: "Figure", name: str) -> None:
-        """`name` ends in .png."""
-        with translated(self._uri):
-            self._client.log_figure(self.run_id, figure, name)
-
-    def log_dict(self, value: Mapping[str, Any], name: str) -> None:
-        """`name` ends in .json."""
-        with translated(self._uri):
-            self._client.log_text(self.run_id, json.dumps(value, indent=2, ensure_ascii=False, default=str), name)
-
-    def log_text(self, text: str, name: str) -> None:
-        with translated(self._uri):
-            self._client.log_text(self.run_id, text, name)
-
-    def log_file(self, file: Path, folder: str | None = None) -> None:
-        with translated(self._uri):
-            self._client.log_artifact(self.run_id, str(file), folder)
-
-    def log_data(self, table: str, *, version: int, digest: str, uri: str, context: str = "training") -> None:
-        """A table version that was read, as MLflow's dataset of the run."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        source = json.dumps({"uri": uri, "version": version, "digest": digest})
-        # MLflow allows a dataset 36 characters of digest; the whole one is in the source.
-        data = Dataset(f"{table} v{version}", digest[:36], "delta_table", source)
-        with translated(self._uri):
-            self._client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
-
-    def _points(self, points: Sequence[tuple[str, int, float]]) -> None:
-        from mlflow.entities import Metric
-
-        metrics = [
-            Metric(name.replace("@", "_at_"), float(value), self._started, step)
-            for name, step, value in points
-            if math.isfinite(value)
-        ]
-        with translated(self._uri):
-            for begin in range(0, len(metrics), BATCH):
-                self._client.log_batch(self.run_id, metrics=metrics[begin : begin + BATCH])
 
 
 class Registry:
@@ -134,21 +52,22 @@ class Registry:
         tags: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
         key: str = "",
+        run_id: str = "",
     ) -> Iterator[TrackedRun]:
         """A run that is FINISHED at the end of the block, FAILED when it raises.
 
         `key`: what the run is determined by. A run of the same key that did not finish is gone on with, not doubled.
+        `run_id`: that very run, where the server has it.
         """
-        with translated(self.uri):
-            experiment = self._experiment()
-            found = self._unfinished(experiment, key) if key else None
-            run = found or self._client.create_run(
-                experiment,
-                run_name=name,
-                tags={"mlflow.source.name": "ratchet", **({"ratchet.key": key} if key else {})},
-            )
-        tracked = TrackedRun(self._client, run, uri=self.uri)
+        tracked = self.run(run_id) if run_id else None
+        if tracked is None:
+            with translated(self.uri):
+                experiment = self._experiment()
+                found = self._of_key(experiment, key, unfinished=True) if key else None
+                run = found or self._create(experiment, name, key=key)
+            tracked = TrackedRun(self._client, run, uri=self.uri)
         try:
+            tracked.rename(name)
             tracked.set_tags(tags or {})
             tracked.log_params(params or {})
             yield tracked
@@ -158,6 +77,33 @@ class Registry:
             raise
         with translated(self.uri):
             self._client.set_terminated(tracked.run_id)
+
+    def open_run(
+        self, name: str, *, key: str, tags: Mapping[str, Any], params: Mapping[str, Any], parent: str = ""
+    ) -> TrackedRun:
+        """The run of this key, finished or not, or a new one inside the run `parent`. The caller ends it."""
+        with translated(self.uri):
+            experiment = self._experiment()
+            run = self._of_key(experiment, key) or self._create(experiment, name, key=key)
+        tracked = TrackedRun(self._client, run, uri=self.uri)
+        tracked.set_tags({**tags, **({"mlflow.parentRunId": parent} if parent else {})})
+        tracked.log_params(params)
+        return tracked
+
+    def run(self, run_id: str) -> TrackedRun | None:
+        """None where the server has no such run, or it was deleted."""
+        with translated(self.uri):
+            client = self._client  # its import is the quiet one
+            from mlflow.exceptions import MlflowException
+
+            try:
+                found = client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
+        active = found.info.lifecycle_stage == "active"
+        return TrackedRun(self._client, found, uri=self.uri) if active else None
 
     def register(self, folder: Path, *, run_id: str, tags: Mapping[str, Any] | None = None) -> int:
         """Log the bundle in `folder` as the run's model and register it; returns the version's number.
@@ -243,12 +189,17 @@ class Registry:
             place = self._home.tracking_artifacts.as_uri() if local else None
             return str(client.create_experiment(name, artifact_location=place))
 
-    def _unfinished(self, experiment: str, key: str) -> Any:
-        query = f"tags.`ratchet.key` = '{key}' and attributes.status != 'FINISHED'"
+    def _create(self, experiment: str, name: str, *, key: str) -> Any:
+        tags = {"mlflow.source.name": "ratchet", **({"ratchet.key": key} if key else {})}
+        return self._client.create_run(experiment, run_name=name, tags=tags)
+
+    def _of_key(self, experiment: str, key: str, *, unfinished: bool = False) -> Any:
+        query = f"tags.`ratchet.key` = '{key}'" + (" and attributes.status != 'FINISHED'" if unfinished else "")
         found = self._client.search_runs([experiment], query, max_results=1)
         if not found:
             return None
-        self._client.update_run(found[0].info.run_id, status="RUNNING")
+        if unfinished:
+            self._client.update_run(found[0].info.run_id, status="RUNNING")
         return found[0]
 
     def _find(self, digest: str) -> Registered | None:
@@ -317,11 +268,3 @@ def _signature(graph: Any) -> Any:
 
     inputs, outputs = graph.graph.input, graph.graph.output
     return ModelSignature(Schema([spec(each) for each in inputs]), Schema([spec(each) for each in outputs]))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

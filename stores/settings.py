@@ -225,6 +225,8 @@ class TrackingSettings(Section):
     experiment: str = "ratchet"
     model: str = "ratchet"
     """Registered model name."""
+    wait_seconds: Positive = 30.0
+    """A release waits at most this long for a tracking server; the next training tells it what it missed."""
 
 
 class SchedulesSettings(Section):

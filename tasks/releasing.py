@@ -25,7 +25,7 @@ from stores.lake import Lake
 from stores.ledger import Ledger
 from stores.ledger_records import VersionRecord
 from stores.settings import Settings
-from tasks.tracking import track_training
+from tasks.tracking import Tracked, prepare_tracking, track_in_time
 from tasks.training import Mode, TrainingJob, load_material, write_json
 
 
@@ -113,20 +113,20 @@ def register_model(home: Home, settings: Settings, job: TrainingJob, *, submitte
     ledger = Ledger.of(home, settings)
     known = next((record for record in ledger.versions() if record.digest == exported["digest"]), None)
     if known is None:
-        bundle = open_bundle(home.releases, exported["digest"])
-        tracked = track_training(
+        prepare_tracking(
             home,
             settings,
             job=job,
-            bundle=bundle,
-            evaluation=evaluation,
-            training=training,
-            parity=exported["parity"],
+            bundle=open_bundle(home.releases, exported["digest"]),
+            verdict=evaluation["verdict"],
+            passed=evaluation["passed"],
             digests=_data_digests(home, settings, job),
         )
+        tracked = track_in_time(home, settings, folder)
+        number = _number(ledger, tracked)
         ledger.record_version(
             VersionRecord(
-                version=tracked.version,
+                version=number,
                 digest=exported["digest"],
                 mode=job.mode.value if job.sabotage is None else "sabotage",
                 parent=job.parent if job.sabotage is None else None,
@@ -135,14 +135,14 @@ def register_model(home: Home, settings: Settings, job: TrainingJob, *, submitte
                 cutoff_us=evaluation["cutoff_us"],
                 offline_passed=evaluation["passed"] and job.sabotage is None,
                 metrics={name: each["overall"] for name, each in evaluation["models"].items()},
-                run_id=tracked.run_id,
+                run_id=tracked.run_id if tracked else "",
                 created=now,
                 checkpoint=f"{job.folder}/fitted",
                 note=evaluation["verdict"] if job.sabotage is None else f"made worse on purpose: {job.sabotage}",
                 submitter=submitter,
             )
         )
-        known = ledger.version(tracked.version)
+        known = ledger.version(number)
     shutil.rmtree(folder / "run", ignore_errors=True)  # the resume checkpoint; the fitted model is what stays
     return Released(
         version=known.version,
@@ -183,6 +183,15 @@ def summary_markdown(released: Released) -> str:
         f"|---|---|---|---|---|---|\n{rows}\n\n"
         f"MLflow run `{released.run_id}` · digest `{released.digest}`\n"
     )
+
+
+def _number(ledger: Ledger, tracked: Tracked | None) -> int:
+    """MLflow's number, so that people find the version by it. While MLflow is away versions are numbered on without
+    it, and it goes by their digests."""
+    taken = [record.version for record in ledger.versions()]
+    if tracked is not None and tracked.version not in taken:
+        return tracked.version
+    return max(taken, default=0) + 1
 
 
 def _data_digests(home: Home, settings: Settings, job: TrainingJob) -> dict[str, str]:

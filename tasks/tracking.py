@@ -1,25 +1,34 @@
 """What a person finds in the MLflow UI: one run a training, its figures, its version, and what the trials said."""
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from relations.errors import DependencyFailed
+from relations.errors import DataRejected, DependencyFailed
 from stores.bundle import Bundle
 from stores.home import Home
 from stores.lake import Lake
 from stores.ledger import Ledger
+from stores.mlflow_client import tracking_uri
 from stores.quarantine import listing
 from stores.registry import Registry
+from stores.replay import read_sent, replay
 from stores.settings import Settings
+from stores.spool import Spool, SpooledRun, read_run
 from tasks.deciding import mirror_decision
 from tasks.figures import loss_figure, popularity_figure, slice_figure
-from tasks.training import TrainingJob
+from tasks.spooling import within
+from tasks.training import LOSS, TrainingJob, write_json
+
+TRACK, TRACKED = "track.json", "tracked.json"
+"""In the folder of a training: what MLflow is to be told of it, and what it answered."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +37,17 @@ class Tracked:
     run_id: str
 
 
-def track_training(
+def prepare_tracking(
     home: Home,
     settings: Settings,
     *,
     job: TrainingJob,
     bundle: Bundle,
-    evaluation: Mapping[str, Any],
-    training: Mapping[str, Any],
-    parity: Mapping[str, Any],
+    verdict: str,
+    passed: bool,
     digests: Mapping[str, str],
-) -> Tracked:
-    """Log the run and register the version; the same digest again finds the version that is there."""
-    registry = Registry(home, settings)
+) -> None:
+    """Write down what MLflow is to be told of a training, as it stands now: it may be told much later."""
     name = job.mode.value if job.sabotage is None else "rehearsal"
     tags = {
         "mode": name,
@@ -50,26 +57,87 @@ def track_training(
         "events_digest": digests.get("events", ""),
         "items_version": str(job.items_version),
         "items_digest": digests.get("items", ""),
-        "offline.passed": str(bool(evaluation["passed"] and job.sabotage is None)).lower(),
-        "offline.verdict": str(evaluation["verdict"]),
+        "offline.passed": str(passed and job.sabotage is None).lower(),
+        "offline.verdict": verdict,
     }
     if job.sabotage is not None:
         tags["sabotage"] = job.sabotage
+    stated = {
+        "digest": bundle.digest,
+        "title": f"{name} {bundle.digest[:8]}",
+        "tags": tags,
+        "params": parameters(settings),
+        "data": {
+            table: {"version": int(tags[f"{table}_version"]), "digest": digest} for table, digest in digests.items()
+        },
+        "validation": _validation_summary(home),
+    }
+    write_json(job.path(home) / TRACK, json.loads(json.dumps(stated, default=str)))
+
+
+def track_training(home: Home, settings: Settings, folder: Path) -> Tracked:
+    """Log the run of the training in `folder` and register its version; the same digest finds the version that is
+    there. Raises DependencyFailed when MLflow does not answer, and may then be called again."""
+    stated, evaluation = _read(folder / TRACK), _read(folder / "evaluation.json")
+    training, parity = _read(folder / "fitted" / "training.json"), _read(folder / "export.json")["parity"]
+    registry = Registry(home, settings)
+    key = str(folder.relative_to(home.root))
+    with Spool(folder, read_run(folder) or SpooledRun(key, stated["title"])) as spool:
+        for step, loss in training["losses"]:
+            spool.add(LOSS, step=int(step), value=float(loss))  # those that were measured before there was a spool
+    replay(folder, home=home, registry=registry)
+    sent = read_sent(folder, uri=registry.uri)
+    run_id = sent.run_id if sent else ""
     metric = f"ndcg@{evaluation['k']}"
-    title, params = f"{name} {bundle.digest[:8]}", _parameters(settings)
-    with registry.start_run(title, tags=tags, params=params, key=job.folder) as run:
-        run.log_curve("train/loss", [(int(step), float(loss)) for step, loss in training["losses"]])
+    with registry.start_run(
+        stated["title"], tags=stated["tags"], params=stated["params"], key=key, run_id=run_id
+    ) as run:
         run.log_metrics(_metrics(evaluation, training, parity))
         run.log_figure(loss_figure(training["losses"]), "figures/loss.png")
         run.log_figure(slice_figure(evaluation["models"], metric=metric), "figures/ndcg_by_slice.png")
         run.log_figure(popularity_figure(evaluation["recommended"]), "figures/popularity.png")
         run.log_dict({key: evaluation[key] for key in evaluation if key != "recommended"}, "evaluation.json")
-        for table, digest in digests.items():
-            version = job.events_version if table == "events" else job.items_version
-            run.log_data(table, version=version, digest=digest, uri=str(home.lake / table))
-        run.log_dict(_validation_summary(home), "validation.json")
-        version = registry.register(bundle.folder, run_id=run.run_id, tags=tags)
-        return Tracked(version, run.run_id)
+        for table, data in stated["data"].items():
+            run.log_data(table, version=data["version"], digest=data["digest"], uri=str(home.lake / table))
+        run.log_dict(stated["validation"], "validation.json")
+        version = registry.register(home.releases / stated["digest"], run_id=run.run_id, tags=stated["tags"])
+    write_json(folder / TRACKED, {"version": version, "run_id": run.run_id})
+    (folder / TRACK).unlink(missing_ok=True)
+    return Tracked(version, run.run_id)
+
+
+def track_left(home: Home, settings: Settings) -> int:
+    """Tell MLflow of trainings that ended while it did not answer, in their order; returns their number.
+
+    Raises DependencyFailed while it still does not. A training whose files are gone is told of, and passed over.
+    """
+    left = sorted(home.checkpoints.glob(f"*/{TRACK}"), key=lambda file: file.stat().st_mtime)
+    for file in left:
+        try:
+            track_training(home, settings, file.parent)
+        except (DataRejected, OSError) as error:
+            logging.getLogger(__name__).warning("%s cannot be told to MLflow any more: %s", file.parent.name, error)
+    return len(left)
+
+
+def track_in_time(home: Home, settings: Settings, folder: Path) -> Tracked | None:
+    """`track_training`, after what earlier ones have left. None, and a warning, when MLflow does not answer in time:
+    the next training tells it. A local database is waited for, a server for `[tracking] wait_seconds`."""
+    uri = tracking_uri(home, settings)
+
+    def track() -> Tracked:
+        try:
+            with FileLock(home.run / "tracking.lock", timeout=settings.tracking.wait_seconds):
+                track_left(home, settings)  # this one is the last of them
+        except Timeout as error:
+            raise DependencyFailed(f"MLflow at {uri}: another training has been telling it for too long") from error
+        return Tracked(**_read(folder / TRACKED))
+
+    try:
+        return within(track, seconds=settings.tracking.wait_seconds if uri.startswith(("http:", "https:")) else None)
+    except DependencyFailed as error:
+        logging.getLogger(__name__).warning("not in MLflow yet, the next training tells it: %s", error)
+        return None
 
 
 @task(name="track look", cache_policy=NO_CACHE)
@@ -85,16 +153,18 @@ def track_look(home: Home, settings: Settings, evidence: dict[str, Any]) -> None
         "srm_p": evidence["srm_p"],
     }
     try:
-        Registry(home, settings).log_trial(
-            record.challenger, record.id, metrics=metrics, look=evidence["look"], files=[Path(evidence["report"])]
-        )
+        registry = Registry(home, settings)
+        version = registry.version_of(record.challenger_digest)
+        if version is None:
+            raise DependencyFailed(f"MLflow does not know version {record.challenger} yet")
+        registry.log_trial(version, record.id, metrics=metrics, look=evidence["look"], files=[Path(evidence["report"])])
     except DependencyFailed as error:
         logging.getLogger(__name__).warning("%s look %d is not in MLflow: %s", record.id, evidence["look"], error)
         return
     mirror_decision(home, settings)
 
 
-def _parameters(settings: Settings) -> dict[str, Any]:
+def parameters(settings: Settings) -> dict[str, Any]:
     return {
         f"{section}.{key}": value
         for section in ("model", "train", "increment", "evaluation", "policy")
@@ -126,3 +196,8 @@ def _validation_summary(home: Home) -> dict[str, Any]:
     """Rows by verdict and by broken expectation, of everything delivered so far."""
     lake = Lake(home.lake)
     return {"rows": lake.totals(), "quarantine": [asdict(held) for held in listing(lake)]}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found

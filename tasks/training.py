@@ -29,8 +29,13 @@ from stores.ledger import Ledger
 from stores.sequences.arrays import Sequences
 from stores.sequences.store import SequenceStore
 from stores.settings import Settings
+from stores.spool import Spool, SpooledRun
 from tasks.progress import report
 from tasks.sabotage import Sabotage, sabotage_fit
+from tasks.spooling import sending
+
+LOSS = "train/loss"
+"""In MLflow, with the step."""
 
 
 class Mode(StrEnum):
@@ -139,8 +144,18 @@ def fit_model(home: Home, settings: Settings, job: TrainingJob) -> Path:
     if (target / "training.json").exists():
         return target
     material = load_material(home, settings, job)
+    spooled = SpooledRun(job.folder, name=job.folder.rpartition("/")[2], tags={"mode": job.mode.value})
+    with Spool(job.path(home), spooled) as spool, sending(home, settings, job.path(home)):
+        fitted = _fit(home, settings, job, material, spool)
+    save_fitted(fitted, target)
+    return target
 
+
+def _fit(home: Home, settings: Settings, job: TrainingJob, material: Material, spool: Spool) -> Fitted:
     def on_step(step: int, total: int, loss: float) -> None:
+        spool.add(LOSS, step=step, value=loss)
+        if step % settings.train.checkpoint_every_steps == 0:
+            spool.flush()  # a training that goes on from the checkpoint of this step will not measure it again
         report("training", step, total)
 
     network, training, increment = options_of(settings)
@@ -148,22 +163,19 @@ def fit_model(home: Home, settings: Settings, job: TrainingJob) -> Path:
     if job.sabotage is not None:
         parent = None if job.parent is None else load_version(home, settings, job.parent)
         sabotage = Sabotage(**json.loads(job.sabotage))
-        fitted = sabotage_fit(sabotage, material.train, parent=parent, network=network, training=training, run=run)
-    elif job.mode is Mode.FULL:
-        fitted = fit_full(material.train, network=network, training=training, run=run, on_step=on_step)
-    else:
-        assert job.parent is not None
-        fitted = fit_increment(
-            load_version(home, settings, job.parent),
-            new=material.new,
-            past=material.past,
-            training=training,
-            increment=increment,
-            run=run,
-            on_step=on_step,
-        )
-    save_fitted(fitted, target)
-    return target
+        return sabotage_fit(sabotage, material.train, parent=parent, network=network, training=training, run=run)
+    if job.mode is Mode.FULL:
+        return fit_full(material.train, network=network, training=training, run=run, on_step=on_step)
+    assert job.parent is not None
+    return fit_increment(
+        load_version(home, settings, job.parent),
+        new=material.new,
+        past=material.past,
+        training=training,
+        increment=increment,
+        run=run,
+        on_step=on_step,
+    )
 
 
 @task(name="evaluate", cache_policy=NO_CACHE)

@@ -19,8 +19,9 @@ from stores.home import Home
 from stores.ledger import Ledger
 from stores.ledger_records import VersionRecord
 from stores.mirror import reconcile
-from stores.registry import Registry, TrackedRun
+from stores.registry import Registry
 from stores.settings import Settings, TrackingSettings
+from stores.tracked_run import TrackedRun
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 

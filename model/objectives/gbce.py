@@ -15,12 +15,12 @@ from model.objectives.softmax import CHUNK_ELEMENTS
 
 
 def calibrated_beta(*, negatives: int, items: int, calibration: float) -> float:
-    """β = α·(t·(1 − 1/α) + 1/α) = 1 − t·(1 − α), the power on the target's probability, with α = K/(V − 1) and t = `calibration`.
+    """β, the power on the target's probability: α·(t·(1 − 1/α) + 1/α) = 1 − t·(1 − α), with α = K/(V − 1).
 
-    t = 0 gives β = 1, plain binary cross-entropy, whose probabilities are too large by the sampling; t = 1 gives
-    β = α, with which σ(score) tends to the true probability. Between them t trades calibration for speed of learning.
-    Source: Petrov & Macdonald, "gSASRec", RecSys 2023. With as many negatives as there are other items,
-    or more (shared draws repeat), nothing is sampled away: α is at most 1.
+    `calibration` is t: 0 gives β = 1, plain binary cross-entropy, whose probabilities the sampling makes too large; 1
+    gives β = α, with which σ(score) tends to the true probability. Between them it trades calibration for speed of
+    learning. Source: Petrov & Macdonald, "gSASRec", RecSys 2023. With as many negatives as there are other items, or
+    more (shared draws repeat), nothing is sampled away: α is at most 1.
     """
     rate = min(1.0, negatives / max(1, items - 1))
     return 1 - calibration * (1 - rate)

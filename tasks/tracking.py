@@ -173,7 +173,8 @@ def parameters(settings: Settings) -> dict[str, Any]:
 
 
 def _metrics(evaluation: Mapping[str, Any], training: Mapping[str, Any], parity: Mapping[str, Any]) -> dict[str, float]:
-    """Flat names: `challenger/ndcg@10`, `challenger/ndcg@10/head_items`, `difference/ndcg@10`, …"""
+    """Flat names: `challenger/ndcg@10`, `challenger/ndcg@10/low`, `challenger/ndcg@10/head_items`,
+    `difference/ndcg@10/low`, …"""
     found: dict[str, float] = {
         "train/seconds": float(training["seconds"]),
         "train/steps": float(training["steps"]),
@@ -182,6 +183,8 @@ def _metrics(evaluation: Mapping[str, Any], training: Mapping[str, Any], parity:
     }
     for model, report in evaluation["models"].items():
         found |= {f"{model}/{name}": float(value) for name, value in report["overall"].items()}
+        for name, (low, high) in report["intervals"].items():
+            found |= {f"{model}/{name}/low": float(low), f"{model}/{name}/high": float(high)}
         for kind in ("by_slice", "by_behaviour"):
             for part, values in report[kind].items():
                 found |= {f"{model}/{name}/{part}": float(v) for name, v in values.items() if name != "rows"}

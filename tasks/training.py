@@ -30,6 +30,7 @@ from stores.sequences.arrays import Sequences
 from stores.sequences.store import SequenceStore
 from stores.settings import Settings
 from stores.spool import Spool, SpooledRun
+from tasks.describing import item_facts
 from tasks.progress import report
 from tasks.sabotage import Sabotage, sabotage_fit
 from tasks.spooling import sending
@@ -195,6 +196,7 @@ def evaluate_model(home: Home, settings: Settings, job: TrainingJob) -> Path:
     if job.champion is not None:
         recommenders["champion"] = RankerRecommender(load_version(home, settings, job.champion))
     recommenders["popularity"] = Popularity.of(material.train)
+    facts = item_facts(Lake.of(home, settings.lake), version=job.items_version)
     for number, (name, recommender) in enumerate(recommenders.items(), start=1):
         report("evaluation", number, len(recommenders))
         evaluations[name] = evaluate(
@@ -202,6 +204,7 @@ def evaluate_model(home: Home, settings: Settings, job: TrainingJob) -> Path:
             holdout,
             k=settings.evaluation.k,
             exclude_seen=settings.policy.exclude_seen,
+            facts=facts,
             min_users=settings.privacy.k,
         )
     write_json(file, _evaluation_report(settings, material, evaluations))
@@ -287,7 +290,12 @@ def _evaluation_report(settings: Settings, material: Material, evaluations: dict
         "cutoff_us": material.cutoff_us,
         "new_events": material.new_events,
         "models": {
-            name: {"overall": dict(e.overall), "by_slice": dict(e.by_slice), "by_behaviour": dict(e.by_behaviour)}
+            name: {
+                "overall": dict(e.overall),
+                "intervals": dict(e.intervals),
+                "by_slice": dict(e.by_slice),
+                "by_behaviour": dict(e.by_behaviour),
+            }
             for name, e in evaluations.items()
         },
         "recommended": {name: dict(e.recommended) for name, e in evaluations.items()},

@@ -17,6 +17,7 @@ from relations.errors import SettingsError
 PREFIX = "RATCHET_"
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -126,6 +127,59 @@ class TrainSettings(Section):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 takes half the cores, at least one."""
     checkpoint_every_steps: Count = 50
+
+
+class ObjectiveSettings(Section):
+    """The loss beyond the plain next item. The defaults add nothing to it, and cost nothing."""
+
+    gbce_calibration: Share = 0.75
+    """t of [train] loss = "gbce": 0 is plain binary cross-entropy, 1 gives calibrated probabilities."""
+    behaviour_weights: dict[str, NotNegative] = {}
+    """Weight of each target's behaviour; those not named weigh 1."""
+    behaviour_queries: bool = False
+    """Ask the network for the target's behaviour, by a learned vector for each."""
+    behaviour_untold: Share = 0.5
+    """Share of the targets that are told without naming their behaviour."""
+    behaviour_tasks: bool = False
+    """Each behaviour's next item is a task of its own, so that rare behaviours weigh as much as frequent ones."""
+    rating_weight: NotNegative = 0.0
+    """Weight of predicting the target's value, in squared standard deviations; 0: off."""
+    rating_loss: Literal["mse", "huber"] = "mse"
+    rating_behaviour: str = "rating"
+    """Whose events' values are predicted; those of another behaviour have another unit."""
+    task_weighting: Literal["fixed", "uncertainty"] = "fixed"
+    """`uncertainty`: the weights are learned, and start as stated."""
+    self_supervised: Share = 0.0
+    """α of α·L_self-supervised + (1 − α)·L_supervised; 0: off."""
+    masked_weight: NotNegative = 1.0
+    """Weight of masked items within L_self-supervised."""
+    masked_share: Share = 0.2
+    """Share of the positions that are hidden; at least one of each history is."""
+    masked_causal: bool = False
+    """Hidden items are told from what stands before them alone, not from both sides."""
+    masked_text_weight: NotNegative = 0.0
+    """Weight of predicting the hidden item's text vector, within L_self-supervised."""
+    masked_text_temperature: NotNegative = 0.1
+    """Of its InfoNCE; 0: one minus the cosine instead."""
+    contrastive_weight: NotNegative = 0.1
+    """Weight of two views of a history being alike, within L_self-supervised."""
+    contrastive_temperature: Positive = 0.5
+    crop_share: Share = 0.6
+    """Of a history's positions: what a cropped view keeps."""
+    view_mask_share: Share = 0.3
+    """What a masked view hides."""
+    reorder_share: Share = 0.6
+    """What a reordered view shuffles."""
+    adversarial_epsilon: NotNegative = 0.0
+    """Length by which a history's item vectors are moved against the loss; 0: off. Doubles the price of a step."""
+    adversarial_weight: NotNegative = 1.0
+    """Weight of the loss under that move."""
+    robust: Literal["none", "soften", "truncate"] = "none"
+    """Targets that the network finds unlikely weigh less (`soften`), or the least likely weigh nothing (`truncate`)."""
+    robust_power: NotNegative = 0.1
+    """`soften`: a target weighs its probability to this power."""
+    robust_share: Share = 0.05
+    """`truncate`: the share of a step's targets that weigh nothing."""
 
 
 class IncrementSettings(Section):
@@ -246,6 +300,7 @@ class Settings(Section):
     validation: ValidationSettings = ValidationSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
     increment: IncrementSettings = IncrementSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     release: ReleaseSettings = ReleaseSettings()

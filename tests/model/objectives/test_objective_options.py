@@ -5,6 +5,7 @@ import pytest
 from model.objectives.options import ObjectiveOptions, Robust, TaskWeighting
 from model.objectives.rating import RatingLoss
 from relations.errors import UsageError
+from stores.settings import ObjectiveSettings
 
 
 def test_names_become_kinds() -> None:
@@ -12,6 +13,10 @@ def test_names_become_kinds() -> None:
     assert options.rating_loss is RatingLoss.HUBER
     assert options.task_weighting is TaskWeighting.UNCERTAINTY
     assert options.robust is Robust.TRUNCATE
+
+
+def test_the_settings_have_the_same_names_and_defaults() -> None:
+    assert ObjectiveOptions(**ObjectiveSettings().model_dump()) == ObjectiveOptions()
 
 
 @pytest.mark.parametrize(

@@ -114,9 +114,9 @@ class Optimizers:
     def load_state_tensors(self, state: Mapping[str, Tensor]) -> None:
         """Go on from `state_tensors` of the same algorithms; a parameter without any starts afresh.
 
-        A table that has gained rows since goes on with them (`grow_rows`). Load the weights first: FTRL's z and the
-        moving average of a new row start from its weight. Raises UsageError for tensors of another algorithm, of a
-        parameter that is not trained here, or of a shape that does not fit.
+        A table that has gained rows since goes on with them (`grow_rows`). Load the weights first: FTRL's z follows
+        them, and the moving average of a new row starts from them. Raises UsageError for tensors of another algorithm,
+        of a parameter that is not trained here, or of a shape that does not fit.
         """
         found: dict[str, dict[str, Tensor]] = {}
         for key, tensor in state.items():
@@ -138,15 +138,14 @@ class Optimizers:
                 )
             for kind, tensor in tensors.items():
                 self._load(name, kind, tensor)
+            optimizer = self._optimizers[algorithm]
+            if isinstance(optimizer, Ftrl):
+                optimizer.reconcile(self._named[name])
 
     def _load(self, name: str, kind: str, tensor: Tensor) -> None:
         weight, algorithm = self._named[name], self._algorithm[name]
         state = self._optimizers[algorithm].state[weight]
         grown = grow_rows(kind, tensor, rows=len(weight)) if tensor.dim() else tensor
-        if kind == "z" and len(grown) < len(weight):
-            ftrl = self._optimizers[algorithm]
-            assert isinstance(ftrl, Ftrl)
-            grown = torch.cat([grown.to(weight), ftrl.start(weight[len(grown) :])])
         whole = weight.shape[:1] if kind in ("row_sum", "row_n") else weight.shape
         if kind != "step" and grown.shape != whole:
             raise UsageError(f"optimiser state: {name}/{kind} is {tuple(tensor.shape)}, not {tuple(whole)}; train anew")

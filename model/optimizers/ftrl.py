@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
@@ -50,22 +50,32 @@ class Ftrl(Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "beta": beta, "l1": l1, "l2": l2, "rowwise": rowwise})
 
-    def start(self, weight: Tensor) -> Tensor:
-        """z of rows that no gradient has touched."""
-        group = self.param_groups[0]
-        return torch.mul(weight.detach(), -group["beta"] / group["lr"])
+    @torch.no_grad()
+    def reconcile(self, weight: nn.Parameter) -> None:
+        """Let z follow the weight where another hand has set that: a moving average, an earlier epoch, a new row.
+
+        Elsewhere z keeps its bits. At a weight of 0 any |z| ≤ λ1 would do, and the nearest to the old one is taken.
+        """
+        group, state = self.param_groups[0], self.state[weight]
+        z, n = state["z"], like_rows(state["row_n"], weight) if group["rowwise"] else state["n"]
+        strength = _strength(n.sqrt(), group)
+        implied = torch.where(weight == 0, z.clamp(-group["l1"], group["l1"]), -weight * strength)
+        implied = implied - torch.sign(weight) * group["l1"]
+        state["z"] = torch.where(
+            n == 0, _start(weight, group), torch.where(_weight(z, strength, group) == weight, z, implied)
+        )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing here re-evaluates the loss
         for group in self.param_groups:
-            alpha, rowwise = group["lr"], group["rowwise"]
+            rowwise = group["rowwise"]
             kind = "row_n" if rowwise else "n"
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
                 state = self.state[weight]
                 if not state:
-                    state["z"] = self.start(weight)
+                    state["z"] = _start(weight, group)
                     state[kind] = weight.new_zeros(len(weight)) if rowwise else torch.zeros_like(weight)
                 rows, gradient = touched_rows(weight.grad)
                 square = gradient.square()
@@ -77,7 +87,20 @@ class Ftrl(Optimizer):
                 if rowwise:
                     root, old_root = like_rows(root, gradient), like_rows(old_root, gradient)
                 held = pick(weight, rows)
-                z = pick(state["z"], rows) + gradient - (root - old_root) / alpha * held
-                fresh = -functional.softshrink(z, group["l1"]) / ((group["beta"] + root) / alpha + group["l2"])
+                z = pick(state["z"], rows) + gradient - (root - old_root) / group["lr"] * held
+                fresh = _weight(z, _strength(root, group), group)
                 state["z"][rows], state[kind][rows] = z, n
                 weight[rows] = fresh if rowwise else torch.where(gradient != 0, fresh, held)
+
+
+def _start(weight: Tensor, group: dict[str, Any]) -> Tensor:
+    """z of coordinates that no gradient has touched."""
+    return torch.mul(weight.detach(), -group["beta"] / group["lr"])
+
+
+def _strength(root_n: Tensor, group: dict[str, Any]) -> Tensor:
+    return torch.add(root_n, group["beta"]).div_(group["lr"]).add_(group["l2"])
+
+
+def _weight(z: Tensor, strength: Tensor, group: dict[str, Any]) -> Tensor:
+    return -functional.softshrink(z, group["l1"]) / strength

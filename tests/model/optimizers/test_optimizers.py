@@ -39,7 +39,13 @@ class Net(nn.Module):
 
 
 def build(net: Net, **rest: object) -> Optimizers:
-    stated: dict[str, object] = {"learning_rate": 0.05, "ema": 0.9, "weight_decay": 0.01}
+    stated: dict[str, object] = {
+        "learning_rate": 0.05,
+        "ema": 0.9,
+        "weight_decay": 0.01,
+        "ftrl_l1": 0.1,
+        "ftrl_l2": 0.1,
+    }
     options = OptimizerOptions(**(stated | rest))  # type: ignore[arg-type]
     return Optimizers(dict(net.named_parameters()), options=options, tables=["table.weight"])
 
@@ -135,7 +141,8 @@ def test_schedules_rise_then_fall_within_their_bounds(
 def test_the_schedule_reaches_all_but_ftrl() -> None:
     for algorithm, scheduled in (("sgd", True), ("ftrl", False)):
         net = Net()
-        optimizers = build(net, optimizer="sgd", momentum=0.0, embedding_optimizer=algorithm, ema=0.0, weight_decay=0.0)
+        plain = {"momentum": 0.0, "ema": 0.0, "weight_decay": 0.0, "ftrl_l1": 0.0, "ftrl_l2": 0.0}
+        optimizers = build(net, optimizer="sgd", embedding_optimizer=algorithm, **plain)
         before = [weight.detach().clone() for weight in (net.table.weight, net.body.weight)]
         for weight in (net.table.weight, net.body.weight):
             weight.grad = torch.ones_like(weight)
@@ -287,7 +294,26 @@ def test_growing_row_by_row() -> None:
     assert grow_rows("exp_avg_sq", torch.tensor([0.0, 2.0, 4.0]), rows=4).tolist() == [0, 2, 4, 3]  # (2 + 4) / 2
     assert grow_rows("exp_avg_sq", torch.zeros(1, 2), rows=3).tolist() == [[0, 0]] * 3  # padding alone has no mean
     assert grow_rows("step", torch.tensor(3.0), rows=4) == 3
-    assert grow_rows("z", torch.ones(2), rows=4).tolist() == [1, 1]  # for `load_state_tensors` to complete
+    assert grow_rows("ema", torch.ones(2), rows=4).tolist() == [1, 1]  # for `load_state_tensors` to complete
+
+
+@pytest.mark.parametrize("table", ["ftrl", "rowwise_ftrl"])
+def test_ftrl_goes_on_from_weights_that_another_hand_has_set(table: str) -> None:
+    """FTRL's weights follow from its z: one that still meant the last weights would throw the average away."""
+    net = Net()
+    before = build(net, embedding_optimizer=table)
+    run(net, before, range(4))
+    last = net.table.weight.detach().clone()
+    state = through_disk(before.state_tensors())
+    before.adopt_average()
+    average = net.table.weight.detach().clone()
+    after = build(net, embedding_optimizer=table)
+    after.load_state_tensors(state)
+    net.table.weight.grad = torch.full((7, 3), 1e-6)  # all but nothing: whoever is touched is written anew from z
+    after.step(0.5)
+    assert float((average - last).abs().max()) > 1e-3
+    touched = state["table.weight/n" if table == "ftrl" else "table.weight/row_n"].reshape(7, -1).any(dim=1)
+    torch.testing.assert_close(net.table.weight[touched], average[touched], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,6 @@ class Step:
         causal: bool = True,
     ) -> Tensor:
         """[N, D] of `batch`: the step's own, or a view of it."""
-        moved = {} if shift_ND is None else {"shift_ND": shift_ND}
         return self.ranker.encode(
             batch.row_N,
             batch.behaviour_N,
@@ -88,8 +87,8 @@ class Step:
             groups=batch.groups,
             dtype=self.dtype,
             masked_N=masked_N,
+            shift_ND=shift_ND,
             causal=causal,
-            **moved,
         )
 
 

@@ -209,7 +209,7 @@ def test_what_cannot_be_is_refused(network: Any, batch: Batch) -> None:
 @pytest.mark.parametrize("block", ["softmax", "hstu"])
 @pytest.mark.parametrize("temperature", [0.0, 0.05])
 def test_with_the_ranker_itself(batch: Batch, block: str, temperature: float) -> None:
-    """All but the adversary, in training; views and hidden positions go through its groups."""
+    """In training; views and hidden positions go through its groups."""
     torch.manual_seed(0)
     config = RankerConfig(
         items=12, behaviours=9, width=8, blocks=1, heads=2, max_history=8, block=block, temperature=temperature
@@ -217,7 +217,12 @@ def test_with_the_ranker_itself(batch: Batch, block: str, temperature: float) ->
     ranker = Ranker(config).train()
     whole = Objective(
         ObjectiveOptions(
-            behaviour_queries=True, rating_weight=1.0, rating_behaviour="view", self_supervised=0.3, robust="soften"
+            behaviour_queries=True,
+            rating_weight=1.0,
+            rating_behaviour="view",
+            self_supervised=0.3,
+            adversarial_epsilon=0.01,
+            robust="soften",
         ),
         item=ItemObjective(ItemLoss.FULL),
         width=8,

@@ -1,0 +1,162 @@
+"""Softmax losses that never hold states × items at once.
+
+Shapes: N states, D width, V items, S negatives. Both compute their gradients together with the loss, a chunk of
+states at a time, so that a chunk's logits are the only large array alive: backward merely scales what is there.
+
+In `dtype` bfloat16 a chunk's logits and probabilities have eight bits; sums over chunks and the sum of the loss are in
+float32.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_ELEMENTS = 2_000_000
+"""Logits alive at once: 8 MB of float32, which still fits a CPU's outer cache."""
+
+
+def full_softmax(
+    state_ND: Tensor,
+    table_VD: Tensor,
+    bias_V: Tensor,
+    target_N: Tensor,
+    *,
+    weight_N: Tensor | None = None,
+    smoothing: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Mean cross-entropy of the target among all items, in nats. `target_N` are columns of `table_VD`.
+
+    With `weight_N` the mean is Σ w ℓ / Σ w. `smoothing` ε puts (1 − ε) + ε / V on the target and ε / V on every other
+    item (Szegedy et al., CVPR 2016, §7).
+    """
+    weight_N = _normed(weight_N, state_ND)
+    return _Full.apply(state_ND, table_VD, bias_V, target_N, weight_N, smoothing, dtype)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def sampled_softmax(
+    state_ND: Tensor,
+    table_VD: Tensor,
+    bias_V: Tensor,
+    target_N: Tensor,
+    *,
+    negative_S: Tensor,
+    log_q_S: Tensor,
+    weight_N: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Mean cross-entropy of the target among itself and negatives that all states share, in nats.
+
+    Negatives are drawn with replacement; `log_q_S` is the log probability that one draw gives that item. Subtracting
+    log(S·q) makes the sum over negatives an unbiased estimate of the sum over all other items, so the loss tends to
+    `full_softmax` as S grows. The target itself is always present and gets no correction; a negative that equals a
+    state's target is left out for that state. With `weight_N` the mean is Σ w ℓ / Σ w. Sources: Bengio & Senécal
+    2008; without a correction of the target: Khrylchenko et al., RecSys 2025.
+    """
+    correction_S = log_q_S + torch.log(torch.tensor(float(len(negative_S)), device=log_q_S.device))
+    weight_N = _normed(weight_N, state_ND)
+    return _Sampled.apply(  # type: ignore[no-any-return, no-untyped-call]
+        state_ND, table_VD, bias_V, target_N, negative_S, correction_S, weight_N, dtype
+    )
+
+
+class _Full(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        state_ND: Tensor,
+        table_VD: Tensor,
+        bias_V: Tensor,
+        target_N: Tensor,
+        weight_N: Tensor,
+        smoothing: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        items = len(table_VD)
+        table, bias = table_VD.to(dtype), bias_V.to(dtype)
+        grad_state = torch.empty_like(state_ND)
+        grad_table, grad_bias = torch.zeros_like(table_VD), torch.zeros_like(bias_V)
+        loss = state_ND.new_zeros(())
+        step = max(1, CHUNK_ELEMENTS // items)
+        logits_CV = torch.empty(min(step, len(state_ND)), items, dtype=dtype, device=state_ND.device)
+        for at in range(0, len(state_ND), step):
+            part = slice(at, at + step)
+            state, target, weight = state_ND[part].to(dtype), target_N[part], weight_N[part]
+            slope = torch.mm(state, table.T, out=logits_CV[: len(state)]).add_(bias)
+            if smoothing:
+                loss -= smoothing * (weight * torch.log_softmax(slope, dim=1).mean(dim=1, dtype=loss.dtype)).sum()
+            slope = torch.softmax(slope, dim=1, out=slope)
+            each = torch.arange(len(state), device=state.device)
+            own = slope[each, target]
+            least = torch.finfo(loss.dtype).tiny
+            loss -= (1 - smoothing) * (weight * own.to(loss.dtype).clamp(min=least).log()).sum()
+            slope[each, target] = own - (1 - smoothing)
+            if smoothing:
+                slope -= smoothing / items
+            slope *= weight[:, None].to(dtype)
+            grad_state[part] = slope @ table
+            grad_table += slope.T @ state
+            grad_bias += slope.sum(dim=0)
+        ctx.save_for_backward(grad_state, grad_table, grad_bias)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*(saved * grad for saved in ctx.saved_tensors), None, None, None, None)
+
+
+class _Sampled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        state_ND: Tensor,
+        table_VD: Tensor,
+        bias_V: Tensor,
+        target_N: Tensor,
+        negative_S: Tensor,
+        correction_S: Tensor,
+        weight_N: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        negative_SD, positive_ND = table_VD[negative_S].to(dtype), table_VD[target_N]
+        shift_S = (bias_V[negative_S] - correction_S).to(dtype)
+        own_N = (state_ND * positive_ND).sum(dim=1) + bias_V[target_N]
+        grad_state = torch.empty_like(state_ND)
+        grad_negative = torch.zeros_like(negative_SD, dtype=table_VD.dtype)
+        slope_bias_S, slope_own_N = torch.zeros_like(correction_S), torch.empty_like(own_N)
+        loss = state_ND.new_zeros(())
+        step = max(1, CHUNK_ELEMENTS // max(1, len(negative_S)))
+        for at in range(0, len(state_ND), step):
+            part = slice(at, at + step)
+            state = state_ND[part].to(dtype)
+            logits = torch.mm(state, negative_SD.T).add_(shift_S)
+            logits.masked_fill_(negative_S[None, :] == target_N[part, None], float("-inf"))
+            with_own = torch.cat([own_N[part, None].to(dtype), logits], dim=1)
+            slope = torch.softmax(with_own, dim=1)
+            scale = torch.logsumexp(with_own, dim=1).to(loss.dtype)
+            own = torch.exp(own_N[part] - scale)
+            loss += (weight_N[part] * (scale - own_N[part])).sum()
+            slope = slope[:, 1:] * weight_N[part, None].to(dtype)
+            slope_own_N[part] = (own - 1) * weight_N[part]
+            grad_state[part] = torch.addcmul(
+                (slope @ negative_SD).to(state_ND.dtype), slope_own_N[part, None], positive_ND[part]
+            )
+            grad_negative += slope.T @ state
+            slope_bias_S += slope.sum(dim=0)
+        grad_table, grad_bias = torch.zeros_like(table_VD), torch.zeros_like(bias_V)
+        grad_table.index_add_(0, negative_S, grad_negative).index_add_(0, target_N, slope_own_N[:, None] * state_ND)
+        grad_bias.index_add_(0, negative_S, slope_bias_S).index_add_(0, target_N, slope_own_N)
+        ctx.save_for_backward(grad_state, grad_table, grad_bias)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*(saved * grad for saved in ctx.saved_tensors), None, None, None, None, None)
+
+
+def _normed(weight_N: Tensor | None, state_ND: Tensor) -> Tensor:
+    """Weights that sum to 1."""
+    if weight_N is None:
+        return state_ND.new_full((len(state_ND),), 1 / max(1, len(state_ND)))
+    return weight_N / weight_N.sum()

@@ -13,7 +13,13 @@ import click
 from cli.console import Context, Result, command
 from relations.errors import UsageError
 
-BENCHMARKS = {"gate": "bench.gate", "ingest": "bench.ingest", "faults": "bench.faults", "poison": "bench.poison"}
+BENCHMARKS = {
+    "gate": "bench.gate",
+    "ingest": "bench.ingest",
+    "faults": "bench.faults",
+    "poison": "bench.poison",
+    "train": "bench.train",
+}
 
 
 @command("bench", short_help="Run a benchmark.")
@@ -21,12 +27,21 @@ BENCHMARKS = {"gate": "bench.gate", "ingest": "bench.ingest", "faults": "bench.f
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="A data set, where the benchmark needs one.")
 @click.option("--repetitions", type=click.IntRange(1), help="Fewer for a quick look; the default is the full count.")
 @click.option("--rows", type=click.IntRange(2_000), help="Events of `ingest`, for a quick look; the default is 10M.")
-def bench(context: Context, *, name: str, data: Path | None, repetitions: int | None, rows: int | None) -> Result:
+@click.option("--seconds", type=click.FloatRange(0.5), help="CPU-seconds of each training of `train`; default 10.")
+def bench(
+    context: Context,
+    *,
+    name: str,
+    data: Path | None,
+    repetitions: int | None,
+    rows: int | None,
+    seconds: float | None,
+) -> Result:
     """Run benchmark NAME and compare each figure with its bar."""
     if name not in BENCHMARKS:
         raise UsageError(f"{name} is not a benchmark; known: {', '.join(BENCHMARKS)}")
     run = importlib.import_module(BENCHMARKS[name]).run
-    stated = {"repetitions": repetitions, "data": data, "rows": rows}
+    stated = {"repetitions": repetitions, "data": data, "rows": rows, "seconds": seconds}
     arguments: dict[str, Any] = {option: value for option, value in stated.items() if value is not None}
     unknown = [option for option in arguments if option not in inspect.signature(run).parameters]
     if unknown:
@@ -43,8 +58,10 @@ def bench(context: Context, *, name: str, data: Path | None, repetitions: int | 
 
 
 def _line(row: dict[str, Any]) -> str:
-    if row["holds"] is None:  # not measured here; the name says why
+    if row["measured"] is None:  # not measured here; the name says why
         return f"– {row['name']}"
+    if row["holds"] is None:  # a figure without a bar
+        return f"· {row['name']}: {_shown(row['measured'])} {row['unit']}"
     mark = "✓" if row["holds"] else "✗"
     return f"{mark} {row['name']}: {_shown(row['measured'])} {row['unit']} (bar {row['bar']})"
 

@@ -1,60 +1,94 @@
 """A training's own checkpoint: one safetensors file, replaced atomically, read back only by the same training."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 FILE = "checkpoint.safetensors"
+NEVER = -math.inf
+Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands. `epoch` and `index` name the next step to take."""
+    """Where a training stands. `epoch` and `index` name the next batch to take."""
 
     fingerprint: str
-    epoch: int
-    index: int
-    steps: int
-    tokens: int
-    seconds: float
-    losses: tuple[tuple[int, float], ...]
+    epoch: int = 0
+    index: int = 0
+    steps: int = 0
+    tokens: int = 0
+    targets: int = 0
+    seconds: float = 0.0
+    best_epoch: int = 0
+    best_score: float = NEVER
+
+    def after(self, *, index: int, tokens: int, targets: int, seconds: float) -> "Progress":
+        """One step on, which took the batches up to `index`."""
+        return replace(
+            self,
+            index=index,
+            steps=self.steps + 1,
+            tokens=self.tokens + tokens,
+            targets=self.targets + targets,
+            seconds=seconds,
+        )
+
+    def next_epoch(self) -> "Progress":
+        return replace(self, epoch=self.epoch + 1, index=0)
 
 
-def write_checkpoint(
-    run: Path, *, progress: Progress, weights: Mapping[str, torch.Tensor], optimizer: Mapping[str, torch.Tensor]
-) -> None:
-    """Weights and optimiser tensors under `run`; a kill at any moment leaves the former file or the new one."""
-    run.mkdir(parents=True, exist_ok=True)
-    tensors = {f"weights/{name}": tensor.cpu().contiguous() for name, tensor in weights.items()}
-    tensors |= {f"optimizer/{name}": tensor.cpu().contiguous() for name, tensor in optimizer.items()}
-    temporary = run / f".{FILE}.{os.getpid()}"
-    save_file(tensors, temporary, metadata={"progress": json.dumps(progress.__dict__)})
-    with temporary.open("rb") as written:
-        os.fsync(written.fileno())
-    temporary.replace(run / FILE)
-    for leftover in run.glob(f".{FILE}.*"):  # of killed processes
-        leftover.unlink(missing_ok=True)
+@dataclass
+class Checkpoint:
+    """All that a training needs to go on. `best`: the weights of the best epoch so far, where epochs are judged."""
 
+    progress: Progress
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    best: Mapping[str, Tensor] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    """Nats, one a step."""
 
-def read_checkpoint(
-    run: Path, *, fingerprint: str
-) -> tuple[Progress, dict[str, torch.Tensor], dict[str, torch.Tensor]] | None:
-    """Progress, weights and optimiser; None when there is none, or when it belongs to other data or options."""
-    try:
-        with safe_open(run / FILE, framework="pt") as stored:
-            stated = json.loads(stored.metadata()["progress"])
-            if stated["fingerprint"] != fingerprint:
-                return None
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 -- not a mapping
-    except (FileNotFoundError, SafetensorError, KeyError, ValueError):
-        return None
-    losses = tuple((int(step), float(loss)) for step, loss in stated.pop("losses"))
-    weights = {name.removeprefix("weights/"): t for name, t in tensors.items() if name.startswith("weights/")}
-    optimizer = {name.removeprefix("optimizer/"): t for name, t in tensors.items() if name.startswith("optimizer/")}
-    return Progress(**stated, losses=losses), weights, optimizer
+    def write(self, run: Path) -> None:
+        """Under `run`; a kill at any moment leaves the former file or the new one."""
+        run.mkdir(parents=True, exist_ok=True)
+        parts = {"weights": self.weights, "optimizer": self.optimizer, "best": self.best}
+        tensors = {
+            f"{part}/{name}": tensor.detach().cpu().contiguous()
+            for part, named in parts.items()
+            for name, tensor in named.items()
+        }
+        temporary = run / f".{FILE}.{os.getpid()}"
+        stated = {"progress": json.dumps(asdict(self.progress)), "losses": json.dumps(self.losses)}
+        save_file(tensors, temporary, metadata=stated)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(run / FILE)
+        for leftover in run.glob(f".{FILE}.*"):  # of killed processes
+            leftover.unlink(missing_ok=True)
+
+    @staticmethod
+    def read(run: Path, *, fingerprint: str) -> "Checkpoint | None":
+        """None when there is none, or when it belongs to other data or options."""
+        try:
+            with safe_open(run / FILE, framework="pt") as stored:
+                stated = stored.metadata()
+                progress = Progress(**json.loads(stated["progress"]))
+                if progress.fingerprint != fingerprint:
+                    return None
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 -- not a mapping
+                losses = [float(loss) for loss in json.loads(stated["losses"])]
+        except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+        parts: dict[str, Tensors] = {"weights": {}, "optimizer": {}, "best": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor
+        return Checkpoint(progress, parts["weights"], parts["optimizer"], parts["best"], losses)

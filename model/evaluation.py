@@ -12,13 +12,15 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from model.fit import Fitted
+from model.fitted import Fitted
+from model.inputs import Inputs
 from model.metrics import lists, ranking
 from model.metrics.calibration import top_probability
 from model.metrics.facts import ItemFacts
 from model.metrics.intervals import Interval, difference_interval
 from model.metrics.rows import intervals, list_values, spans, whole_metrics
 from model.metrics.slices import Slices, means
+from model.network.ranker import Ranker, materialised
 from model.sequences import Holdout
 
 
@@ -29,21 +31,26 @@ class Recommender(Protocol):
     @property
     def max_history(self) -> int: ...
 
-    def scores(self, row_BL: np.ndarray, behaviour_BL: np.ndarray) -> np.ndarray:
-        """Float [B, V] for histories in its own rows (from 1; 0 is padding, on the left); column c is `items[c]`."""
+    def scores(self, inputs: Inputs) -> np.ndarray:
+        """Float [B, V] for histories in its own rows; column c is `items[c]`."""
 
 
 class RankerRecommender:
-    """A fitted ranker as a recommender, on the CPU."""
+    """A ranker as a recommender of `items`, those of its rows, on the device where it is."""
 
-    def __init__(self, fitted: Fitted) -> None:
-        self._ranker = fitted.ranker.eval()
-        self.items: Sequence[str] = fitted.vocabulary.items
-        self.max_history: int = fitted.ranker.config.max_history
+    def __init__(self, ranker: Ranker, items: Sequence[str]) -> None:
+        self._ranker = materialised(ranker)
+        self.items = items
+        self.max_history: int = ranker.config.max_history
 
-    def scores(self, row_BL: np.ndarray, behaviour_BL: np.ndarray) -> np.ndarray:
+    @staticmethod
+    def of(fitted: Fitted) -> "RankerRecommender":
+        return RankerRecommender(fitted.ranker, fitted.vocabulary.items)
+
+    def scores(self, inputs: Inputs) -> np.ndarray:
         with torch.inference_mode():
-            return self._ranker(torch.from_numpy(row_BL), torch.from_numpy(behaviour_BL)).numpy()  # type: ignore[no-any-return]
+            arrays = (torch.from_numpy(array).to(self._ranker.device) for array in inputs.arrays())
+            return self._ranker(*arrays).float().cpu().numpy()  # type: ignore[no-any-return]
 
 
 class Relevant(StrEnum):
@@ -120,7 +127,7 @@ def evaluate(
     order_R = np.argsort(np.minimum(history.known_R, recommender.max_history), kind="stable")
     for at in range(0, len(order_R) if len(recommender.items) else 0, batch):
         rows = order_R[at : at + batch]
-        score_BV = recommender.scores(*history.padded(rows))
+        score_BV = recommender.scores(history.padded(rows))
         excluded_BV = np.zeros(score_BV.shape, dtype=bool)
         if exclude_seen:
             excluded_BV[history.seen(rows)] = True
@@ -185,21 +192,24 @@ class _Visible:
         known_N = row_N > 0
         before_N1 = np.concatenate([[0], np.cumsum(known_N)])
         self._row_K, self._behaviour_K = row_N[known_N], histories.behaviour_N[known_N]
+        self._time_K, self._asked_R = histories.time_N[known_N], histories.time_N[holdout.event_R]
         self._begin_R = before_N1[histories.offsets_U1[holdout.user_R]]
         self._end_R = before_N1[holdout.visible_R]
         self.known_R = self._end_R - self._begin_R
         self._length = recommender.max_history
 
-    def padded(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and behaviours [B, L] of the newest events, left-padded; L is 1 at least."""
+    def padded(self, rows: np.ndarray) -> Inputs:
+        """The newest events as they stood when the row's own event happened; L is 1 at least."""
         end, begin = self._end_R[rows, None], self._begin_R[rows, None]
         width = max(1, int(min(self._length, self.known_R[rows].max(initial=1))))
         at = end - np.arange(width, 0, -1)
         real = at >= begin
         at = np.where(real, at, 0)
         if not len(self._row_K):
-            return np.zeros_like(at), np.zeros_like(at)
-        return np.where(real, self._row_K[at], 0), np.where(real, self._behaviour_K[at], 0)
+            return Inputs.nothing(*at.shape)
+        age_BL = (self._asked_R[rows, None] - self._time_K[at]) // 1_000_000
+        arrays = (self._row_K[at], self._behaviour_K[at], age_BL)
+        return Inputs(*(np.where(real, array_BL, 0) for array_BL in arrays))
 
     def seen(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions (row of the batch, column) of all visible items, however old."""

@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 import torch
 
-from model.fit import Fitted
+from model.fitted import Fitted
 from model.graph import INPUTS, OUTPUT, canonical
-from model.parity import Parity, measure_parity
-from model.ranker import Ranker
+from model.parity import Parity, Sequence, measure_parity
+from model.network.ranker import Ranker, materialised
 from model.sequences import BEHAVIOUR_NAMES, Histories
 
 OPSET = 20
@@ -67,7 +67,7 @@ def export_release(
     describe = {
         "architecture": {
             "type": config.model_type,
-            **{name: getattr(config, name) for name in ("width", "blocks", "heads", "max_history")},
+            **{name: getattr(config, name) for name in ("block", "width", "blocks", "heads", "max_history")},
         },
         "vocabulary_version": fitted.vocabulary.version,
         "items": len(fitted.vocabulary),
@@ -75,7 +75,7 @@ def export_release(
         "outputs": [{"name": OUTPUT, "dtype": "float32", "shape": ["batch", len(fitted.vocabulary)]}],
         "max_history": config.max_history,
         "behaviours": behaviours,
-        "modalities": ["id"],
+        "modalities": ["id", *config.modalities],
         "precision": "float32",
     }
     parity = measure_parity(
@@ -95,9 +95,11 @@ def export_graph(ranker: Ranker) -> onnx.ModelProto:
     would be fixed into the graph.
     """
     example = torch.ones((2, 3), dtype=torch.int64)
-    dynamic = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},) * 2
+    dynamic = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},) * len(INPUTS)
     with torch.no_grad(), _quiet():
-        program = torch.export.export(ranker.eval(), (example, example.clone()), dynamic_shapes=dynamic, strict=False)
+        plain = materialised(ranker)
+        arguments = tuple(example.clone() for _ in INPUTS)
+        program = torch.export.export(plain, arguments, dynamic_shapes=dynamic, strict=False)
         exported = torch.onnx.export(
             program,
             (),
@@ -125,7 +127,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _rows(fitted: Fitted, histories: Histories | None) -> list[tuple[np.ndarray, np.ndarray]]:
+def _rows(fitted: Fitted, histories: Histories | None) -> list[Sequence]:
     """Users' events in vocabulary rows, unknown items left out."""
     if histories is None:
         return []
@@ -134,5 +136,6 @@ def _rows(fitted: Fitted, histories: Histories | None) -> list[tuple[np.ndarray,
     for begin, end in zip(histories.offsets_U1[:-1], histories.offsets_U1[1:], strict=True):
         known = row_N[begin:end] > 0
         if known.any():
-            sequences.append((row_N[begin:end][known], histories.behaviour_N[begin:end][known]))
+            arrays = (row_N, histories.behaviour_N, histories.time_N // 1_000_000)
+            sequences.append(Sequence(*(array_N[begin:end][known] for array_N in arrays)))
     return sequences

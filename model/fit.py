@@ -2,47 +2,36 @@
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers.utils import logging as transformers_logging
 
-from model.digest import digest_tensors
+from model.evaluation import RankerRecommender, evaluate
+from model.fitted import Fitted
 from model.growth import grow
 from model.machine import seeded_threads
+from model.modalities.fusion import TowerConfig
+from model.modalities.material import Modality, NamedVectors
+from model.network.config import RankerConfig
+from model.network.ranker import Ranker
+from model.objectives.next_item import ItemLoss, ItemObjective
+from model.objectives.objective import Objective
+from model.objectives.options import ObjectiveOptions
+from model.optimizers.options import Schedule
 from model.options import IncrementOptions, NetworkOptions, TrainOptions
-from model.ranker import Ranker, RankerConfig
-from model.sequences import BEHAVIOUR_NAMES, Histories, merge
-from model.trainer import OnStep, Schedule, train
+from model.sequences import BEHAVIOUR_NAMES, Histories, merge, split_by_time
+from model.trainer import OnEpoch, OnStep, Outcome, Validate, train
 from model.vocabulary import Vocabulary
 from model.windows import Corpus, Epoch, Windows, cover, tile
 from relations.errors import DataRejected
 
-
-@dataclass(frozen=True)
-class Fitted:
-    """A trained ranker with all that a later increment needs. The ranker is on the CPU and in eval mode."""
-
-    ranker: Ranker
-    vocabulary: Vocabulary
-    optimizer_state: dict[str, Tensor]  # "<parameter>/<kind>" → tensor
-    losses: tuple[tuple[int, float], ...]  # (step from 1, nats)
-    steps: int
-    seconds: float
-    tokens: int
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of weights and vocabulary: equal digests mean equal answers."""
-        return digest_tensors(self.ranker.state_dict(), self.vocabulary.to_json())
+VALIDATION_SHARE = 0.1
+"""Newest share of the events that early stopping is judged on."""
+VALIDATION_USERS = 2_000
+PLAIN = ObjectiveOptions()
 
 
 def fit_full(
@@ -50,41 +39,62 @@ def fit_full(
     *,
     network: NetworkOptions,
     training: TrainOptions,
+    objective: ObjectiveOptions = PLAIN,
+    modalities: Mapping[str, NamedVectors] | None = None,
     run: Path | None = None,
     on_step: OnStep | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> Fitted:
     """Fit from scratch on all of `histories`; cut them by time first (`split_by_time`).
 
     `run` holds the checkpoint that a killed training resumes from; it is left there, and the caller may delete it.
-    Raises DataRejected without a single target, DependencyFailed for `cuda` without CUDA.
+    With `patience` the newest tenth of the events is judged on, not learnt from. Raises DataRejected without a single
+    target, DependencyFailed for `cuda` without CUDA.
     """
+    validate = None
+    if training.patience:
+        histories, validate = _judged(histories, training)
     vocabulary = Vocabulary(tuple(str(item) for item in histories.items))
     corpus = Corpus.of(histories, np.arange(1, len(vocabulary) + 1))
     if not corpus.first_U.any() and not corpus.next_N.any():
         raise DataRejected(f"events: {len(histories)} events hold nothing to learn from; ingest more events first")
+    beside = _beside(modalities, vocabulary)
 
     def epoch_of(epoch: int) -> Epoch:
         rng = np.random.default_rng([training.seed, epoch])
         windows = tile(corpus, length=network.max_history, rng=rng)
-        return Epoch.of(corpus, windows, first_F=corpus.first_U, batch_tokens=training.batch_tokens, rng=rng)
+        return Epoch.of(corpus, windows, opens_U=None, batch_tokens=training.batch_tokens, rng=rng)
 
     with seeded_threads(training.threads):
         torch.manual_seed(training.seed)
-        ranker = Ranker(RankerConfig(items=len(vocabulary), behaviours=len(BEHAVIOUR_NAMES) - 1, **asdict(network)))
+        config = RankerConfig(
+            items=len(vocabulary),
+            behaviours=len(BEHAVIOUR_NAMES) - 1,
+            modalities=TowerConfig.of(beside),
+            **asdict(network),
+        )
+        ranker = Ranker(config)
         count_V = np.bincount(corpus.row_N, minlength=len(vocabulary) + 1)[1:]
         ranker.start_from_popularity(count_V)
+        ranker.item_table.start(beside)
+        loss = _objective(objective, training, config)
+        loss.start(torch.from_numpy(corpus.behaviour_N), torch.from_numpy(corpus.value_N))
         outcome = train(
             ranker,
+            loss,
             epoch_of=epoch_of,
             options=training,
-            schedule=Schedule.DECAY,
             optimizer_state=None,
             count_V=count_V,
-            fingerprint=_fingerprint(corpus, vocabulary, asdict(network), asdict(training)),
+            fingerprint=_fingerprint(
+                corpus, vocabulary, asdict(network), asdict(training), asdict(objective), _digests(beside)
+            ),
             run=run,
+            validate=None if validate is None else validate(vocabulary),
             on_step=on_step,
+            on_epoch=on_epoch,
         )
-    return Fitted(ranker, vocabulary, **outcome.__dict__)
+    return _fitted(ranker, loss, vocabulary, outcome)
 
 
 def fit_increment(
@@ -94,20 +104,28 @@ def fit_increment(
     past: Histories,
     training: TrainOptions,
     increment: IncrementOptions,
+    modalities: Mapping[str, NamedVectors] | None = None,
     run: Path | None = None,
     on_step: OnStep | None = None,
 ) -> Fitted:
     """Go on from `parent` with the events of `new`; `past` are those that it was trained on. `parent` stays as it is.
 
     Targets are new events, in the context of their user's whole history, plus past targets until these make up
-    `replay_share` of all. Weights, optimiser state and rows carry over; unknown items get rows (`model.growth`).
-    `training` gives batch size, loss, seed, device and threads, `increment` the epochs and the learning rate. Raises
-    DataRejected for fewer than `min_new_events` events or none that is a target, DependencyFailed for `cuda`
-    without CUDA.
+    `replay_share` of all. Weights, optimiser state and rows carry over, and so does the parent's objective; unknown
+    items get rows (`model.growth`). `training` gives batch size, loss, seed, device and threads, `increment` the epochs
+    and the learning rate, which stays constant: the next increment goes on where this one ends. Raises DataRejected
+    for fewer than `min_new_events` events or none that is a target, DependencyFailed for `cuda` without CUDA.
     """
     if len(new) < max(1, increment.min_new_events):
         raise DataRejected(f"events: {len(new)} new events, fewer than min_new_events = {increment.min_new_events}")
-    options = replace(training, epochs=increment.epochs, learning_rate=increment.learning_rate)
+    options = replace(
+        training,
+        epochs=increment.epochs,
+        learning_rate=increment.learning_rate,
+        schedule=Schedule.CONSTANT,
+        warm_up=0.0,
+        patience=0,
+    )
     length = parent.ranker.config.max_history
     histories, new_N = merge(past, new)
     vocabulary = parent.vocabulary.grown(str(item) for item in histories.items)
@@ -118,76 +136,75 @@ def fit_increment(
         raise DataRejected(f"events: {len(new)} new events hold no target (dislikes, or repeats of one item)")
     wanted = increment.replay_share / (1 - increment.replay_share) * fresh.targets_W(corpus.next_N).sum()
     stop_U = _last_past_position(corpus, new_N)
+    beside = _beside(modalities, vocabulary)
 
     def epoch_of(epoch: int) -> Epoch:
         rng = np.random.default_rng([options.seed, epoch])
         old = tile(corpus, length=length, rng=rng, stop_U=stop_U)
         windows = fresh + _draw(old, corpus, wanted, rng)
-        return Epoch.of(corpus, windows, first_F=corpus.first_U[opens_U], batch_tokens=options.batch_tokens, rng=rng)
+        return Epoch.of(corpus, windows, opens_U=opens_U, batch_tokens=options.batch_tokens, rng=rng)
 
     with seeded_threads(options.threads):
-        ranker, state = grow(
-            parent.ranker,
-            parent.optimizer_state,
-            items=len(vocabulary),
-            row_N=corpus.row_N,
-            user_N=histories.user_N(),
+        ranker = grow(
+            parent.ranker, items=len(vocabulary), row_N=corpus.row_N, user_N=histories.user_N(), modalities=beside
         )
+        loss = _objective(parent.objective, training, ranker.config)
+        loss.load_state_dict(parent.objective_state)
         outcome = train(
             ranker,
+            loss,
             epoch_of=epoch_of,
             options=options,
-            schedule=Schedule.CONSTANT,
-            optimizer_state=state,
+            optimizer_state=parent.optimizer_state,
             count_V=np.bincount(corpus.row_N, minlength=len(vocabulary) + 1)[1:],
-            fingerprint=_fingerprint(corpus, vocabulary, new_N, asdict(increment), asdict(options), parent.digest),
+            fingerprint=_fingerprint(
+                corpus, vocabulary, new_N, asdict(increment), asdict(options), parent.digest, _digests(beside)
+            ),
             run=run,
             on_step=on_step,
         )
-    return Fitted(ranker, vocabulary, **outcome.__dict__)
+    return _fitted(ranker, loss, vocabulary, outcome)
 
 
-def save_fitted(fitted: Fitted, folder: Path) -> None:
-    """Write `config.json` and `model.safetensors` as Hugging Face does, with optimiser, vocabulary and loss beside.
-
-    The folder appears whole or not at all; one that is there is replaced.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    transformers_logging.disable_progress_bar()  # one small file needs no bar
-    temporary.mkdir()
-    # what save_pretrained writes, without its progress bars
-    fitted.ranker.config.save_pretrained(temporary)
-    save_file(fitted.ranker.state_dict(), temporary / "model.safetensors", metadata={"format": "pt"})
-    save_file(
-        {name: tensor.contiguous() for name, tensor in fitted.optimizer_state.items()},
-        temporary / "optimizer.safetensors",
+def _fitted(ranker: Ranker, loss: Objective, vocabulary: Vocabulary, outcome: Outcome) -> Fitted:
+    return Fitted(
+        ranker=ranker,
+        objective=loss.options,
+        objective_state=loss.state_dict(),
+        vocabulary=vocabulary,
+        **outcome.__dict__,
     )
-    fitted.vocabulary.save(temporary / "vocabulary.json")
-    training = {"losses": fitted.losses, "steps": fitted.steps, "seconds": fitted.seconds, "tokens": fitted.tokens}
-    (temporary / "training.json").write_text(json.dumps(training), encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
 
 
-def load_fitted(folder: Path) -> Fitted:
-    """What `save_fitted` wrote, scoring identically. Raises DataRejected when a part is missing or broken."""
-    transformers_logging.disable_progress_bar()
-    try:
-        training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        with torch.device("meta"):
-            ranker = Ranker(RankerConfig.from_json_file(folder / "config.json"))
-        # cloned, because a product over the file's own unaligned memory rounds differently
-        weights = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
-        ranker.load_state_dict(weights, assign=True)
-        optimizer = load_file(folder / "optimizer.safetensors")
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataRejected(f"{folder}: not a model checkpoint ({error}); restore it or train again") from error
-    vocabulary = Vocabulary.load(folder / "vocabulary.json")
-    losses = tuple((int(step), float(loss)) for step, loss in training.pop("losses"))
-    return Fitted(ranker.eval(), vocabulary, optimizer, losses, **training)
+def _objective(options: ObjectiveOptions, training: TrainOptions, config: RankerConfig) -> Objective:
+    item = ItemObjective(
+        ItemLoss(training.loss.value), smoothing=training.label_smoothing, calibration=options.gbce_calibration
+    )
+    return Objective(options, item=item, width=config.width, cosine=bool(config.temperature))
+
+
+def _judged(histories: Histories, training: TrainOptions) -> tuple[Histories, Callable[[Vocabulary], Validate]]:
+    """What is left to learn from, and the judge of a network with a vocabulary: NDCG@10 on the newest events."""
+    split = split_by_time(histories, holdout_share=VALIDATION_SHARE)
+    holdout = split.holdout.sample_users(VALIDATION_USERS, seed=training.seed)
+    if not len(split.train) or not len(holdout):
+        raise DataRejected(
+            f"[train] patience = {training.patience}: the newest tenth of {len(histories)} events leaves nothing to "
+            "learn from or nothing to judge on; set patience = 0 or ingest more events"
+        )
+
+    def judge_of(vocabulary: Vocabulary) -> Validate:
+        return lambda ranker: evaluate(RankerRecommender(ranker, vocabulary.items), holdout).overall["ndcg@10"]
+
+    return split.train, judge_of
+
+
+def _beside(modalities: Mapping[str, NamedVectors] | None, vocabulary: Vocabulary) -> dict[str, Modality]:
+    return {name: named.beside(vocabulary.items) for name, named in (modalities or {}).items()}
+
+
+def _digests(modalities: Mapping[str, Modality]) -> dict[str, str]:
+    return {name: modality.digest for name, modality in modalities.items()}
 
 
 def _last_past_position(corpus: Corpus, new_N: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import onnx
 
-INPUTS = ("items", "behaviours")
+INPUTS = ("items", "behaviours", "ages")
 OUTPUT = "scores"
 
 

@@ -1,4 +1,6 @@
-"""New items: new rows in the network and in the optimiser, while every old row keeps its bits.
+"""New items: new rows in the network, while every old row keeps its bits.
+
+The optimiser's state grows by itself when it is loaded (`model.optimizers.growing`).
 
 Shapes: N events, V items, D width.
 """
@@ -7,44 +9,35 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from model.ranker import Ranker, RankerConfig
+from model.modalities.material import Modality
+from model.network.config import RankerConfig
+from model.network.ranker import Ranker
 
 NEIGHBOURHOOD = 5
 """Events before and after a new item's event whose items it starts from."""
 
 
 def grow(
-    ranker: Ranker, optimizer_state: Mapping[str, Tensor], *, items: int, row_N: np.ndarray, user_N: np.ndarray
-) -> tuple[Ranker, dict[str, Tensor]]:
-    """The ranker and its optimiser with `items` rows (padding aside); the arguments stay as they are.
+    ranker: Ranker, *, items: int, row_N: np.ndarray, user_N: np.ndarray, modalities: Mapping[str, Modality]
+) -> Ranker:
+    """The ranker with `items` rows (padding aside); the argument stays as it is.
 
-    `row_N`, `user_N`: events in sequence order, in the grown vocabulary's rows. A new row starts as the mean, weighted
-    by count, of the known items within five events of it in its users' sequences, else as the mean of all known
-    items; its bias as the mean bias. The optimiser's first moment starts at 0 and the second at the mean of the known
-    rows: at 0 the first step would be some three times too long.
+    `row_N`, `user_N`: events in sequence order, in the grown vocabulary's rows. A new row with a modality starts from
+    that; any other as the mean, weighted by count, of the known items within five events of it in its users'
+    sequences, else as the mean of all known items; its bias as the mean bias.
     """
     known = ranker.config.items
-    config = RankerConfig.from_dict(ranker.config.to_dict() | {"items": items})
     weights = {name: tensor.detach().clone() for name, tensor in ranker.state_dict().items()}
-    table, bias = weights["item_table.weight"], weights["item_bias"]
-    start = _neighbour_mean(table.numpy(), known, items, row_N, user_N)
-    weights["item_table.weight"] = torch.cat([table, torch.from_numpy(start)])
+    start_RD = _neighbour_mean(ranker.item_table.materialised().weight.detach().numpy(), known, items, row_N, user_N)
+    table = ranker.item_table.grown(items, start_RD=torch.from_numpy(start_RD), modalities=modalities)
+    weights |= {f"item_table.{name}": tensor for name, tensor in table.state_dict().items()}
+    bias = weights["item_bias"]
     weights["item_bias"] = torch.cat([bias, bias[1:].mean().expand(items - known)])
     with torch.device("meta"):
-        grown = Ranker(config)
+        grown = Ranker(RankerConfig.from_dict(ranker.config.to_dict() | {"items": items}))
     grown.load_state_dict(weights, assign=True)
-    grown.eval()
-    return grown, {name: _grow_state(name, tensor, items - known) for name, tensor in optimizer_state.items()}
-
-
-def _grow_state(name: str, tensor: Tensor, more: int) -> Tensor:
-    parameter, _, kind = name.rpartition("/")
-    if parameter not in ("item_table.weight", "item_bias") or kind == "step":
-        return tensor.clone()
-    fresh = tensor[1:].mean(dim=0, keepdim=True).expand(more, *tensor.shape[1:])
-    return torch.cat([tensor, torch.zeros_like(fresh) if kind == "exp_avg" else fresh])
+    return grown.eval()
 
 
 def _neighbour_mean(table_VD: np.ndarray, known: int, items: int, row_N: np.ndarray, user_N: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from model.fit import Fitted
+from model.fitted import Fitted
 
 
 def blur_items(fitted: Fitted, *, scale: float, seed: int) -> Fitted:

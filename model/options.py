@@ -3,18 +3,27 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from model.optimizers.options import OptimizerOptions
 from relations.errors import UsageError
 
 
 class Loss(StrEnum):
     FULL = "full"
     SAMPLED = "sampled"
+    GBCE = "gbce"
 
 
 class Device(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
+
+
+class Precision(StrEnum):
+    AUTO = "auto"
+    """bfloat16 where the processor multiplies it natively."""
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,16 @@ class NetworkOptions:
     """Events of a user that the network sees."""
     dropout: float = 0.2
     """On the embeddings and on what each half block adds."""
+    block: str = "hstu"
+    """softmax: attention and a feed-forward layer; hstu: pointwise attention with a gate."""
+    feed: int = 4
+    """The feed-forward layer's width, in widths."""
+    absolute_positions: bool = True
+    relative_positions: bool = True
+    relative_times: bool = True
+    """Attention knows how old an event is at the request."""
+    temperature: float = 0.0
+    """Above 0: logits are cosines over this; 0: inner products."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -33,24 +52,28 @@ class NetworkOptions:
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(OptimizerOptions):
     epochs: int = 12
     batch_tokens: int = 3_200
-    """Positions in one step, padding included."""
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.0
+    """Positions in one batch, padding included."""
     loss: Loss = Loss.FULL
     negatives: int = 512
-    """Shared negatives a step, for the sampled softmax."""
+    """Shared negatives a step, for the sampled losses."""
+    label_smoothing: float = 0.0
+    """Of the full softmax."""
+    patience: int = 0
+    """Epochs without a better NDCG@10 on the newest tenth of the training's events before it stops; 0: never."""
     seed: int = 0
     device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO
     threads: int = 0
     """CPU threads; 0 takes half the cores that this process may use, at least one."""
     checkpoint_every_steps: int = 50
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "loss", Loss(self.loss))
-        object.__setattr__(self, "device", Device(self.device))
+        super().__post_init__()
+        for name, kind in (("loss", Loss), ("device", Device), ("precision", Precision)):
+            object.__setattr__(self, name, kind(getattr(self, name)))
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,28 @@ Shapes: B rows, L positions, V items.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime
 import torch
 
 from model.graph import INPUTS, OUTPUT
-from model.ranker import Ranker
+from model.inputs import Inputs
+from model.network.ranker import Ranker
 
 BATCHES = (1, 2, 7, 32)
 LENGTHS = (1, 2, 7)
 """And the longest history: a dimension that the exporter fixed silently shows at one of these."""
 TOP = 10
+
+
+class Sequence(NamedTuple):
+    """A user's events, oldest first."""
+
+    rows: np.ndarray
+    behaviours: np.ndarray
+    seconds: np.ndarray  # since the epoch
 
 
 @dataclass(frozen=True)
@@ -42,14 +52,14 @@ def measure_parity(
     ranker: Ranker,
     file: Path,
     *,
-    sequences: list[tuple[np.ndarray, np.ndarray]],
+    sequences: list[Sequence],
     max_abs: float,
     top10: float,
     seed: int = 0,
 ) -> Parity:
     """Compare `ranker` with the graph in `file` on the CPU at every batch size and length.
 
-    `sequences`: rows and behaviours of users, oldest first, from which stretches are drawn; none: random ones. Each
+    `sequences`: users' events, oldest first, from which stretches are drawn; none: random ones. Each
     batch of 7 and more holds an empty history too. A score that is not a number never holds.
     """
     options = onnxruntime.SessionOptions()
@@ -57,11 +67,11 @@ def measure_parity(
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(seed)
     cases = []
-    for row_BL, behaviour_BL in _inputs(ranker, sequences, rng):
-        (theirs_BV,) = session.run([OUTPUT], dict(zip(INPUTS, (row_BL, behaviour_BL), strict=True)))
+    for inputs in _inputs(ranker, sequences, rng):
+        (theirs_BV,) = session.run([OUTPUT], dict(zip(INPUTS, inputs.arrays(), strict=True)))
         with torch.inference_mode():
-            ours_BV = ranker(torch.from_numpy(row_BL), torch.from_numpy(behaviour_BL)).numpy()
-        cases.append(_compare(ours_BV, theirs_BV, *row_BL.shape))
+            ours_BV = ranker(*map(torch.from_numpy, inputs.arrays())).numpy()
+        cases.append(_compare(ours_BV, theirs_BV, *inputs.row_BL.shape))
     rows = np.array([case.batch for case in cases])
     worst = max(case.max_abs_diff for case in cases)
     agreement = float(np.average([case.top10_agreement for case in cases], weights=rows))
@@ -69,24 +79,26 @@ def measure_parity(
 
 
 def _inputs(
-    ranker: Ranker, sequences: list[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    ranker: Ranker, sequences: list[Sequence], rng: np.random.Generator
+) -> Iterator[Inputs]:
     config = ranker.config
     for batch in BATCHES:
         for length in sorted({min(length, config.max_history) for length in (*LENGTHS, config.max_history)}):
-            row_BL = np.zeros((batch, length), dtype=np.int64)
-            behaviour_BL = np.zeros((batch, length), dtype=np.int64)
+            inputs = Inputs.nothing(batch, length)
             for index in range(batch - (batch >= 7)):
                 if sequences:
-                    rows, behaviours = sequences[rng.integers(len(sequences))]
-                    end = int(rng.integers(1, len(rows) + 1))
-                    rows, behaviours = rows[max(0, end - length) : end], behaviours[max(0, end - length) : end]
+                    found = sequences[rng.integers(len(sequences))]
+                    end = int(rng.integers(1, len(found.rows) + 1))
+                    rows, behaviours, seconds = (part[max(0, end - length) : end] for part in found)
+                    ages = seconds[-1] + int(rng.integers(0, 100_000)) - seconds
                 else:
                     real = int(rng.integers(1, length + 1))
                     rows = rng.integers(1, config.items + 1, size=real)
                     behaviours = rng.integers(1, config.behaviours + 1, size=real)
-                row_BL[index, length - len(rows) :], behaviour_BL[index, length - len(rows) :] = rows, behaviours
-            yield row_BL, behaviour_BL
+                    ages = np.sort(10 ** rng.uniform(0, 9, size=real)).astype(np.int64)[::-1]
+                for array_BL, stretch in zip(inputs.arrays(), (rows, behaviours, ages), strict=True):
+                    array_BL[index, length - len(rows) :] = stretch
+            yield inputs
 
 
 def _compare(ours_BV: np.ndarray, theirs_BV: np.ndarray, batch: int, length: int) -> ParityCase:

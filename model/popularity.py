@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model.inputs import Inputs
 from model.sequences import Histories, is_target
 
 
@@ -22,5 +23,5 @@ class Popularity:
         counts_I = np.bincount(wanted_N, minlength=len(histories.items))
         return Popularity(tuple(str(item) for item in histories.items), tuple(int(count) for count in counts_I))
 
-    def scores(self, row_BL: np.ndarray, behaviour_BL: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(np.array(self.counts, dtype=np.float32), (len(row_BL), len(self.counts)))
+    def scores(self, inputs: Inputs) -> np.ndarray:
+        return np.broadcast_to(np.array(self.counts, dtype=np.float32), (len(inputs.row_BL), len(self.counts)))

@@ -37,13 +37,20 @@ class Histories:
     behaviour_N: np.ndarray  # int64, index into BEHAVIOUR_NAMES
     time_N: np.ndarray  # int64, microseconds since the epoch, UTC
     offsets_U1: np.ndarray  # int64
+    value_N: np.ndarray = None  # type: ignore[assignment]  # float32: a rating, seconds of dwell; NaN: none
+    weight_N: np.ndarray = None  # type: ignore[assignment]  # float32, what the event counts as a target
+
+    def __post_init__(self) -> None:
+        for name, usual in (("value_N", np.nan), ("weight_N", 1.0)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.full(len(self.item_N), usual, dtype=np.float32))
 
     def __len__(self) -> int:
         return len(self.item_N)
 
     @staticmethod
     def from_table(events: pa.Table) -> "Histories":
-        """From columns user, item_id, behaviour, event_time and, where present, event_id.
+        """From columns user, item_id, behaviour, event_time and, where present, event_id and value.
 
         Sorted by (user, event_time, event_id); without an event_id equal times keep the order of the rows. Raises
         DataRejected for a behaviour that `relations.schemas` does not know.
@@ -63,7 +70,17 @@ class Histories:
         if "event_id" in events.column_names:
             keys.insert(0, _codes(events["event_id"])[1])
         order_N = np.lexsort(keys)  # stable, the last key first
-        return _assemble(users, items, user_N[order_N], item_N[order_N], behaviour_N[order_N], time_N[order_N])
+        value_N = _values(events) if "value" in events.column_names else np.full(len(events), np.nan, dtype=np.float32)
+        return _assemble(
+            users,
+            items,
+            user_N[order_N],
+            item_N[order_N],
+            behaviour_N[order_N],
+            time_N[order_N],
+            value_N[order_N],
+            np.ones(len(events), dtype=np.float32),
+        )
 
     def user_N(self) -> np.ndarray:
         """The user's position in `users`, for each event."""
@@ -74,7 +91,14 @@ class Histories:
         users_U, user_N = np.unique(self.user_N()[keep_N], return_inverse=True)
         items_I, item_N = np.unique(self.item_N[keep_N], return_inverse=True)
         return _assemble(
-            self.users[users_U], self.items[items_I], user_N, item_N, self.behaviour_N[keep_N], self.time_N[keep_N]
+            self.users[users_U],
+            self.items[items_I],
+            user_N,
+            item_N,
+            self.behaviour_N[keep_N],
+            self.time_N[keep_N],
+            self.value_N[keep_N],
+            self.weight_N[keep_N],
         )
 
     def before(self, cutoff_us: int) -> "Histories":
@@ -105,7 +129,18 @@ def merge(earlier: Histories, later: Histories) -> tuple[Histories, np.ndarray]:
     time_N = np.concatenate([earlier.time_N, later.time_N])
     late_N = np.arange(len(time_N)) >= len(earlier)
     order_N = np.lexsort([late_N, time_N, user_N])
-    whole = _assemble(users, items, user_N[order_N], item_N[order_N], behaviour_N[order_N], time_N[order_N])
+    value_N = np.concatenate([earlier.value_N, later.value_N])
+    weight_N = np.concatenate([earlier.weight_N, later.weight_N])
+    whole = _assemble(
+        users,
+        items,
+        user_N[order_N],
+        item_N[order_N],
+        behaviour_N[order_N],
+        time_N[order_N],
+        value_N[order_N],
+        weight_N[order_N],
+    )
     return whole, late_N[order_N]
 
 
@@ -221,6 +256,10 @@ def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     return values, place[np.asarray(encoded.indices)]
 
 
+def _values(events: pa.Table) -> np.ndarray:
+    return np.asarray(events["value"].cast(pa.float32()).fill_null(float("nan")))
+
+
 def _assemble(
     users: np.ndarray,
     items: np.ndarray,
@@ -228,7 +267,9 @@ def _assemble(
     item_N: np.ndarray,
     behaviour_N: np.ndarray,
     time_N: np.ndarray,
+    value_N: np.ndarray,
+    weight_N: np.ndarray,
 ) -> Histories:
     counts_U = np.bincount(user_N, minlength=len(users))
     offsets_U1 = np.concatenate([[0], np.cumsum(counts_U)]).astype(np.int64)
-    return Histories(users, items, item_N.astype(np.int64), behaviour_N, time_N, offsets_U1)
+    return Histories(users, items, item_N.astype(np.int64), behaviour_N, time_N, offsets_U1, value_N, weight_N)

@@ -9,12 +9,20 @@ is context, never a target. A user's first event is a target too: of the padding
 becomes the answer for users without history.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from model.network.sight import Group
 from model.sequences import Histories, is_target
+
+PADDED = 1.1
+"""Windows go into one product of attention while that is at most this many times as large as they are."""
+_SECOND = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,9 @@ class Corpus:
 
     row_N: np.ndarray
     behaviour_N: np.ndarray
+    time_N: np.ndarray  # microseconds
+    value_N: np.ndarray  # float32, NaN: none
+    weight_N: np.ndarray  # float32, of the event as a target
     next_N: np.ndarray
     first_U: np.ndarray  # target row of each user's first event
     offsets_U1: np.ndarray
@@ -35,7 +46,17 @@ class Corpus:
         next_N = np.zeros_like(row_N)
         next_N[:-1] = np.where(row_N[1:] != row_N[:-1], target_N[1:], 0)
         next_N[offsets_U1[1:] - 1] = 0  # nothing follows a user's last event; the next entry is another user's
-        return Corpus(row_N, histories.behaviour_N, next_N, target_N[offsets_U1[:-1]], offsets_U1)
+        first_U = target_N[offsets_U1[:-1]]
+        return Corpus(
+            row_N,
+            histories.behaviour_N,
+            histories.time_N,
+            histories.value_N,
+            histories.weight_N,
+            next_N,
+            first_U,
+            offsets_U1,
+        )
 
 
 @dataclass(frozen=True)
@@ -109,16 +130,40 @@ def cover(corpus: Corpus, wanted_N: np.ndarray, *, length: int) -> Windows:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input: right-padded, because causal attention never looks right."""
+    """One step's input: windows one after another, without padding.
 
-    row_BL: np.ndarray
-    behaviour_BL: np.ndarray
-    target_BL: np.ndarray  # 0: not trained
-    first_F: np.ndarray  # targets of the padding position
+    N positions, B windows, T targets. Where there are first events to train, the last window is of one position,
+    row 0: what the network sees of a user without history.
+    """
+
+    row_N: Tensor
+    behaviour_N: Tensor
+    age_N: Tensor  # seconds before the event that follows the window
+    place_N: Tensor  # in its window, from 0
+    offsets_B1: Tensor  # window b is [offsets_B1[b], offsets_B1[b + 1])
+    user_B: Tensor  # −1: of no user
+    at_T: Tensor  # position that a target is to be told from
+    target_T: Tensor  # row, from 1
+    behaviour_T: Tensor  # of the target's event
+    value_T: Tensor  # float32 of the target's event, NaN: none
+    weight_T: Tensor  # float32
+    groups: tuple[Group, ...]
 
     @property
     def targets(self) -> int:
-        return int((self.target_BL > 0).sum()) + len(self.first_F)
+        return len(self.target_T)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.row_N)
+
+    def to(self, device: torch.device) -> "Batch":
+        """This on `device`; itself on the CPU."""
+        if device.type == "cpu":
+            return self
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "groups"}
+        groups = (replace(g, place_M=None if g.place_M is None else g.place_M.to(device)) for g in self.groups)
+        return Batch(**moved, groups=tuple(groups))
 
 
 def plan_batches(windows: Windows, *, batch_tokens: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -145,15 +190,19 @@ class Epoch:
     corpus: Corpus
     windows: Windows
     plan: tuple[np.ndarray, ...]  # window numbers, a step each
-    firsts: tuple[np.ndarray, ...]  # targets of the padding position, a step each
+    firsts: tuple[np.ndarray, ...]  # users whose first event is a target, a step each
 
     @staticmethod
     def of(
-        corpus: Corpus, windows: Windows, *, first_F: np.ndarray, batch_tokens: int, rng: np.random.Generator
+        corpus: Corpus, windows: Windows, *, opens_U: np.ndarray | None, batch_tokens: int, rng: np.random.Generator
     ) -> "Epoch":
-        """`first_F` is spread evenly over the steps. No step when there is nothing to train."""
+        """First events of the users where `opens_U` (None: of all) are spread evenly over the steps.
+
+        No step when there is nothing to train.
+        """
         plan = plan_batches(windows, batch_tokens=batch_tokens, rng=rng)
-        first_F = rng.permutation(first_F[first_F > 0])
+        begins_U = corpus.first_U > 0
+        first_F = rng.permutation(np.flatnonzero(begins_U if opens_U is None else begins_U & opens_U))
         if not plan and len(first_F):
             plan = [np.zeros(0, dtype=np.int64)]
         return Epoch(corpus, windows, tuple(plan), tuple(np.array_split(first_F, max(1, len(plan)))))
@@ -162,17 +211,57 @@ class Epoch:
         return len(self.plan)
 
     def batch(self, step: int) -> Batch:
-        return _gather(self.corpus, self.windows.keep(self.plan[step]), self.firsts[step])
+        return gather(self.corpus, self.windows.keep(self.plan[step]), self.firsts[step])
+
+    def pieces(self, step: int, count: int) -> Iterator[Batch]:
+        """The step's batch in `count` parts, those left out that have nothing to train."""
+        plans, firsts = np.array_split(self.plan[step], count), np.array_split(self.firsts[step], count)
+        for plan, first_F in zip(plans, firsts, strict=True):
+            if len(plan) or len(first_F):
+                yield gather(self.corpus, self.windows.keep(plan), first_F)
 
 
-def _gather(corpus: Corpus, windows: Windows, first_F: np.ndarray) -> Batch:
-    at_BL = windows.start_W[:, None] + np.arange(int(windows.length_W.max(initial=1)))
-    real_BL = at_BL < windows.end_W[:, None]
-    at_BL = np.where(real_BL, at_BL, 0)
-    trained_BL = real_BL & (at_BL >= windows.train_W[:, None])
-    return Batch(
-        np.where(real_BL, corpus.row_N[at_BL], 0),
-        np.where(real_BL, corpus.behaviour_N[at_BL], 0),
-        np.where(trained_BL, corpus.next_N[at_BL], 0),
-        first_F,
-    )
+def gather(corpus: Corpus, windows: Windows, first_F: np.ndarray) -> Batch:
+    """The windows, the shortest first, and the first events of the users `first_F`."""
+    windows = windows.keep(np.argsort(windows.length_W, kind="stable"))
+    length_B = windows.length_W
+    offsets_B1 = np.concatenate([[0], np.cumsum(length_B)])
+    window_N = np.repeat(np.arange(len(windows)), length_B)
+    place_N = np.arange(offsets_B1[-1]) - offsets_B1[window_N]
+    at_N = windows.start_W[window_N] + place_N
+    user_B = np.searchsorted(corpus.offsets_U1, windows.start_W, side="right") - 1
+    after_B = np.minimum(windows.end_W, corpus.offsets_U1[user_B + 1] - 1)  # the event that follows, or the last one
+    age_N = (corpus.time_N[after_B][window_N] - corpus.time_N[at_N]) // _SECOND
+    row_N, behaviour_N = corpus.row_N[at_N], corpus.behaviour_N[at_N]
+    at_T = np.flatnonzero((corpus.next_N[at_N] > 0) & (at_N >= windows.train_W[window_N]))
+    event_T = at_N[at_T] + 1
+    groups = _groups(length_B, place_N)
+    if len(first_F):
+        at_T = np.concatenate([at_T, np.full(len(first_F), len(row_N))])
+        event_T = np.concatenate([event_T, corpus.offsets_U1[first_F]])
+        groups.append(Group(len(row_N), len(row_N) + 1, 1, 1, None))
+        offsets_B1, user_B = np.append(offsets_B1, len(row_N) + 1), np.append(user_B, -1)
+        row_N, behaviour_N, age_N, place_N = (np.append(of_N, 0) for of_N in (row_N, behaviour_N, age_N, place_N))
+    arrays = (row_N, behaviour_N, age_N, place_N, offsets_B1, user_B, at_T, corpus.row_N[event_T])
+    whole = (torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)) for array in arrays)
+    behaviour_T = torch.from_numpy(corpus.behaviour_N[event_T].astype(np.int64))
+    value_T, weight_T = torch.from_numpy(corpus.value_N[event_T]), torch.from_numpy(corpus.weight_N[event_T])
+    return Batch(*whole, behaviour_T, value_T, weight_T, tuple(groups))
+
+
+def _groups(length_B: np.ndarray, place_N: np.ndarray) -> list[Group]:
+    """Runs of windows, in ascending length, that are little padded by being laid out as one rectangle."""
+    groups: list[Group] = []
+    begin, token = 0, 0
+    while begin < len(length_B):
+        width = length_B[begin:]
+        fits = np.arange(1, len(width) + 1) * width <= PADDED * np.cumsum(width)
+        take = len(fits) if fits.all() else max(1, int(np.argmin(fits)))
+        held, length = int(width[:take].sum()), int(width[take - 1])
+        window_M = np.repeat(np.arange(take), width[:take])
+        place_M = None if held == take * length else window_M * length + place_N[token : token + held]
+        groups.append(
+            Group(token, token + held, take, length, None if place_M is None else torch.from_numpy(place_M))
+        )
+        begin, token = begin + take, token + held
+    return groups

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from relations.errors import SettingsError
 
@@ -103,27 +103,96 @@ class ValidationSettings(Section):
     """A batch with fewer rows is never called an anomaly."""
 
 
+PRESETS: dict[str, dict[str, int]] = {
+    "small": {"width": 64, "blocks": 2, "heads": 2, "max_history": 50},
+    "base": {"width": 128, "blocks": 2, "heads": 2, "max_history": 200},
+    "large": {"width": 256, "blocks": 8, "heads": 4, "max_history": 200},
+}
+
+
 class ModelSettings(Section):
+    preset: Literal["", "small", "base", "large"] = ""
+    """Sets width, blocks, heads and max_history, those aside that are stated here: small is 64, 2, 2, 50; base 128, 2,
+    2, 200; large 256, 8, 4, 200."""
     width: Count = 64
     blocks: Count = 2
     heads: Count = 2
     max_history: Count = 50
     """Events of a user that the network sees."""
     dropout: Share = 0.2
+    block: Literal["softmax", "hstu"] = "hstu"
+    """softmax: attention and a feed-forward layer; hstu: pointwise attention with a gate."""
+    feed: Count = 4
+    """The feed-forward layer's width, in widths (softmax blocks)."""
+    absolute_positions: bool = True
+    relative_positions: bool = True
+    relative_times: bool = True
+    """Attention knows how old an event is when the answer is asked for."""
+    temperature: NotNegative = 0.0
+    """Above 0: logits are cosines over this; 0: inner products."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, stated: Any) -> Any:
+        preset = PRESETS.get(stated.get("preset", "")) if isinstance(stated, dict) else None
+        return {**preset, **stated} if preset else stated
 
 
 class TrainSettings(Section):
     epochs: Count = 12
     batch_tokens: Count = 3_200
-    """Positions in one step, padding included."""
-    learning_rate: Positive = 2e-3
-    weight_decay: float = 0.0
-    loss: Literal["full", "sampled"] = "full"
+    """Positions in one batch, padding included."""
+    loss: Literal["full", "sampled", "gbce"] = "full"
+    """full: softmax over all items; sampled: over shared negatives, corrected; gbce: calibrated binary."""
     negatives: Count = 512
-    """Shared negatives a step, for the sampled softmax."""
+    """Shared negatives a step, for the sampled losses."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of the full softmax."""
+    optimizer: Literal["adamw", "sgd", "adagrad"] = "adamw"
+    embedding_optimizer: Literal[
+        "same", "adamw", "sgd", "adagrad", "sparse_adam", "rowwise_adagrad", "ftrl", "rowwise_ftrl"
+    ] = "same"
+    """Of the item table; same: what `optimizer` names."""
+    learning_rate: Positive = 2e-3
+    """At the schedule's peak."""
+    embedding_learning_rate: NotNegative = 0.0
+    """Of the item table; 0: `learning_rate`."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of SGD."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Of AdamW and sparse Adam."""
+    weight_decay: NotNegative = 0.0
+    ftrl_beta: NotNegative = 1.0
+    ftrl_l1: NotNegative = 0.0
+    ftrl_l2: NotNegative = 0.0
+    schedule: Literal["cosine", "linear", "constant", "inverse_sqrt"] = "cosine"
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the training over which the learning rate rises."""
+    floor: Share = 0.05
+    """Share of the peak below which the learning rate never falls."""
+    accumulate: Count = 1
+    """Batches whose gradients make one step."""
+    clip_norm: NotNegative = 0.0
+    """Largest length of all gradients together; 0: no clipping."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the weights' moving average, which is kept in place of the last weights; 0: none."""
+    sparse: Literal["auto", "dense", "sparse"] = "auto"
+    """Gradients of the item table, for the sampled losses and algorithms that take sparse ones."""
+    dp_clip: NotNegative = 0.0
+    """Differential privacy: the largest length of one user's share in a step; 0: no privacy."""
+    dp_noise: NotNegative = 0.0
+    """The noise on a step's summed gradient, as a multiple of `dp_clip`."""
+    dp_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-6
+    """The δ that ε is stated for; must be below 1 / users."""
+    dp_users: Count = 256
+    """Users that a private step draws on average."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Epochs without a better NDCG@10 on the newest tenth of the training's events before it stops; 0: never."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`cuda` without CUDA is an error, never a silent fallback."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the matrix products in training; auto: bfloat16 where the processor multiplies it natively."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 takes half the cores, at least one."""
     checkpoint_every_steps: Count = 50
@@ -198,6 +267,44 @@ class EvaluationSettings(Section):
     """Rows are a seeded sample of at most this many users."""
     tolerance: Share = 0.02
     """A challenger whose NDCG@k is below the champion's by more than this share is no candidate."""
+
+
+class RangeSettings(Section):
+    """Values that a search may try: from `low` to `high`, or one of `choices`."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    """Ten to a hundred is as far as one to ten."""
+    choices: tuple[bool | int | float | str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "RangeSettings":
+        if bool(self.choices) == (self.low is not None and self.high is not None):
+            raise ValueError("give low and high, or choices")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError("low must be below high")
+        if self.log and (self.low is None or self.low <= 0):
+            raise ValueError("log needs a low above 0")
+        return self
+
+
+class TuneSettings(Section):
+    metric: str = ""
+    """Of the offline evaluation: `ndcg@10`, `mrr`, or in a slice or of a behaviour, `ndcg@10:new_items`. Empty: NDCG@k
+    with the k of [evaluation]."""
+    minutes: Positive = 60.0
+    """A run of the search ends after this long."""
+    trials: Count = 40
+    """The search ends with this many, the present settings among them."""
+    seed: int = 0
+    first_epochs: Count = 2
+    """A trial is not judged before this many epochs."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """Of the trials that come this far, one in so many goes on to so many times the epochs."""
+    model: dict[str, RangeSettings] = {}
+    """Key of [model] → what to try. With this and `train` empty, the usual ones."""
+    train: dict[str, RangeSettings] = {}
 
 
 class ReleaseSettings(Section):
@@ -303,6 +410,7 @@ class Settings(Section):
     objective: ObjectiveSettings = ObjectiveSettings()
     increment: IncrementSettings = IncrementSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    tune: TuneSettings = TuneSettings()
     release: ReleaseSettings = ReleaseSettings()
     serving: ServingSettings = ServingSettings()
     policy: PolicySettings = PolicySettings()

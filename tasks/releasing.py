@@ -14,7 +14,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from model.export import export_release
-from model.fit import load_fitted
+from model.fitted import load_fitted
 from relations.arrivals import visible
 from relations.digest import content_digest
 from relations.errors import GateRefused

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model.fit import Fitted, fit_full
+from model.fit import fit_full
+from model.fitted import Fitted
 from model.noise import blur_items
 from model.options import NetworkOptions, TrainOptions
 from model.sequences import Histories

@@ -17,7 +17,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from model.evaluation import Evaluation, RankerRecommender, Recommender, compare, evaluate
-from model.fit import Fitted, fit_full, fit_increment, load_fitted, save_fitted
+from model.fit import fit_full, fit_increment
+from model.fitted import Fitted, load_fitted, save_fitted
 from model.options import IncrementOptions, NetworkOptions, TrainOptions
 from model.popularity import Popularity
 from model.sequences import Histories, Holdout, merge, split_by_time
@@ -192,9 +193,9 @@ def evaluate_model(home: Home, settings: Settings, job: TrainingJob) -> Path:
     holdout = material.holdout.sample_users(settings.evaluation.max_users, seed=settings.train.seed)
     fitted = load_fitted(job.path(home) / "fitted")
     evaluations: dict[str, Evaluation] = {}
-    recommenders: dict[str, Recommender] = {"challenger": RankerRecommender(fitted)}
+    recommenders: dict[str, Recommender] = {"challenger": RankerRecommender.of(fitted)}
     if job.champion is not None:
-        recommenders["champion"] = RankerRecommender(load_version(home, settings, job.champion))
+        recommenders["champion"] = RankerRecommender.of(load_version(home, settings, job.champion))
     recommenders["popularity"] = Popularity.of(material.train)
     facts = item_facts(Lake.of(home, settings.lake), version=job.items_version)
     for number, (name, recommender) in enumerate(recommenders.items(), start=1):
@@ -258,7 +259,7 @@ def load_version(home: Home, settings: Settings, version: int) -> Fitted:
 
 def options_of(settings: Settings) -> tuple[NetworkOptions, TrainOptions, IncrementOptions]:
     return (
-        NetworkOptions(**settings.model.model_dump()),
+        NetworkOptions(**settings.model.model_dump(exclude={"preset"})),
         TrainOptions(**settings.train.model_dump()),
         IncrementOptions(**settings.increment.model_dump()),
     )

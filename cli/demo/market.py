@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.evaluation import RankerRecommender
-from model.fit import Fitted
+from model.fitted import Fitted
 from model.recommending import best_items
 from simulation.client import RecommendClient
 from simulation.contexts import Context
@@ -70,7 +70,7 @@ class Market:
             | (frozenset(item for item, _ in past) if self.policy.exclude_seen else frozenset())
             for context, past in zip(asked, histories, strict=True)
         ]
-        return best_items(RankerRecommender(fitted), histories, excluded=excluded, n=self.policy.candidates)
+        return best_items(RankerRecommender.of(fitted), histories, excluded=excluded, n=self.policy.candidates)
 
     def _drop(self, kind: str, rows: list[dict[str, Any]]) -> None:
         if not rows:

@@ -13,7 +13,8 @@ from cli.demo.settings import REPLAY
 from cli.demo.stage import Stage, fresh_home, raised
 from cli.demo.story import APPROVER, SUBMITTER
 from model.evaluation import RankerRecommender, Recommender, evaluate
-from model.fit import Fitted, fit_full
+from model.fit import fit_full
+from model.fitted import Fitted
 from model.popularity import Popularity
 from model.sequences import Histories, split_by_time
 from relations.sequences import user_histories
@@ -133,9 +134,9 @@ class _Replay:
         with self.narrator.working("full retrain, for comparison"):
             full = fit_full(split.train, network=network, training=training)
         recommenders: dict[str, Recommender] = {
-            "stale": RankerRecommender(stale),
-            "incremental": RankerRecommender(newest),
-            "full": RankerRecommender(full),
+            "stale": RankerRecommender.of(stale),
+            "incremental": RankerRecommender.of(newest),
+            "full": RankerRecommender.of(full),
             "popularity": Popularity.of(split.train),
         }
         found = {

@@ -62,4 +62,5 @@ class Sequences:
             self.behaviour_N[keep_N].astype(np.int64),
             np.asarray(self.time_N[keep_N]),
             np.concatenate([[0], np.cumsum(count_U[count_U > 0])]).astype(np.int64),
+            self.value_N[keep_N].astype(np.float32),
         )

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model.fit import Fitted, fit_full
+from model.fit import fit_full
+from model.fitted import Fitted
 from model.options import Device, NetworkOptions, TrainOptions
 from model.sequences import Histories
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from model.evaluation import RankerRecommender, Relevant, compare, evaluate
-from model.fit import Fitted
+from model.fitted import Fitted
+from model.inputs import Inputs
 from model.metrics.facts import ItemFacts
 from model.popularity import Popularity
 from model.sequences import Histories, split_by_time
@@ -21,10 +22,11 @@ class Fixed:
     items: tuple[str, ...]
     max_history: int = 3
 
-    def scores(self, row_BL: np.ndarray, behaviour_BL: np.ndarray) -> np.ndarray:
-        self.shown = [[self.items[r - 1] if r else "" for r in row] for row in row_BL]
-        self.behaviours = behaviour_BL.tolist()
-        return np.broadcast_to(-np.arange(len(self.items), dtype=np.float32), (len(row_BL), len(self.items)))
+    def scores(self, inputs: Inputs) -> np.ndarray:
+        self.shown = [[self.items[r - 1] if r else "" for r in row] for row in inputs.row_BL]
+        self.behaviours = inputs.behaviour_BL.tolist()
+        self.ages = inputs.age_BL.tolist()
+        return np.broadcast_to(-np.arange(len(self.items), dtype=np.float32), (len(inputs.row_BL), len(self.items)))
 
 
 @pytest.fixture
@@ -146,9 +148,9 @@ def test_the_order_of_the_catalogue_changes_nothing(story: Histories) -> None:
 
     @dataclass
     class Shuffled(Fixed):
-        def scores(self, row_BL: np.ndarray, behaviour_BL: np.ndarray) -> np.ndarray:
+        def scores(self, inputs: Inputs) -> np.ndarray:
             known = np.array([{"a": 0.3, "b": 2.0, "c": -1.0, "d": 0.7}[item] for item in self.items])
-            return np.broadcast_to(known, (len(row_BL), len(known)))
+            return np.broadcast_to(known, (len(inputs.row_BL), len(known)))
 
     found = evaluate(Shuffled(("a", "b", "c", "d")), holdout, k=2, facts=facts)
     for items in (("d", "b", "a", "c"), ("c", "d", "a", "b")):
@@ -163,8 +165,8 @@ def test_the_order_of_the_catalogue_changes_nothing(story: Histories) -> None:
 def test_scores_that_are_no_numbers_never_help(story: Histories) -> None:
     @dataclass
     class Broken(Fixed):
-        def scores(self, row_BL: np.ndarray, behaviour_BL: np.ndarray) -> np.ndarray:
-            return np.full((len(row_BL), len(self.items)), math.nan, dtype=np.float32)
+        def scores(self, inputs: Inputs) -> np.ndarray:
+            return np.full((len(inputs.row_BL), len(self.items)), math.nan, dtype=np.float32)
 
     found = evaluate(Broken(("b", "a", "d", "c")), split_by_time(story, cutoff_us=10_000_000).holdout, k=1)
     assert (found.overall["ndcg@1"], found.overall["coverage"]) == (pytest.approx(1 / 3), 0)  # u has one candidate
@@ -193,6 +195,7 @@ def test_unknown_events_leave_no_gap_in_the_history(story: Histories) -> None:
     # v saw a and the unknown b; u saw a, b, c; x nothing. Rows of short history come first
     assert model.shown == [["", ""], ["", "a"], ["a", "c"]]
     assert model.behaviours == [[0, 0], [0, 1], [1, 1]]
+    assert model.ages == [[0, 0], [0, 10], [10, 8]]  # v asks at 11, u at 11
 
 
 def test_a_model_without_known_items_misses_everything(story: Histories) -> None:
@@ -220,8 +223,8 @@ def test_popularity_counts_events(story: Histories, histories_of: Make) -> None:
 @pytest.mark.parametrize("batch", [16, 256])
 def test_a_ranker_against_itself_is_no_different(cycle: Histories, fitted: Fitted, batch: int) -> None:
     holdout = split_by_time(cycle, holdout_share=0.3).holdout
-    first = evaluate(RankerRecommender(fitted), holdout, exclude_seen=False)
-    again = evaluate(RankerRecommender(fitted), holdout, exclude_seen=False, batch=batch)
+    first = evaluate(RankerRecommender.of(fitted), holdout, exclude_seen=False)
+    again = evaluate(RankerRecommender.of(fitted), holdout, exclude_seen=False, batch=batch)
     assert first.rank_R.tolist() == again.rank_R.tolist()
     found = compare(again, first)
     assert (found.difference, found.low, found.high) == (0, 0, 0)

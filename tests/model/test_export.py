@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from model.export import Exported, export_release
-from model.fit import Fitted, load_fitted, save_fitted
+from model.fitted import Fitted, load_fitted, save_fitted
 from model.graph import canonical
 from model.parity import measure_parity
-from model.ranker import Ranker, RankerConfig
+from model.network.ranker import Ranker, RankerConfig
 from model.sequences import Histories
 
 
@@ -100,7 +100,7 @@ def test_the_same_model_gives_the_same_bytes_from_another_checkout(
         shutil.copytree(root / room, tmp_path / "else where" / room, ignore=shutil.ignore_patterns("__pycache__"))
     save_fitted(fitted, tmp_path / "fitted")
     code = (
-        "import sys; from pathlib import Path; import model.export as e; from model.fit import load_fitted;"
+        "import sys; from pathlib import Path; import model.export as e; from model.fitted import load_fitted;"
         "assert e.__file__.startswith(sys.argv[1]), e.__file__;"
         "e.export_release(load_fitted(Path(sys.argv[2])), Path(sys.argv[3]))"
     )

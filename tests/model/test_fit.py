@@ -12,7 +12,8 @@ import torch
 
 from model.checkpoint import FILE
 from model.evaluation import RankerRecommender, evaluate
-from model.fit import Fitted, fit_full, fit_increment, load_fitted, save_fitted
+from model.fit import fit_full, fit_increment
+from model.fitted import Fitted, load_fitted, save_fitted
 from model.options import Device, IncrementOptions, Loss, NetworkOptions, TrainOptions
 from model.popularity import Popularity
 from model.sequences import Histories, split_by_time
@@ -279,6 +280,6 @@ def test_movielens_beats_popularity_clearly(realdata: Path) -> None:
     split = split_by_time(h, holdout_share=0.1)
     network = NetworkOptions(width=32)
     found = fit_full(split.train, network=network, training=TrainOptions(epochs=3, batch_tokens=1000, threads=1))
-    ours = evaluate(RankerRecommender(found), split.holdout).overall["ndcg@10"]
+    ours = evaluate(RankerRecommender.of(found), split.holdout).overall["ndcg@10"]
     theirs = evaluate(Popularity.of(split.train), split.holdout).overall["ndcg@10"]
     assert ours > 1.5 * theirs

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.fit import Fitted
+from model.fitted import Fitted
 from model.growth import grow
-from model.ranker import Ranker, RankerConfig
+from model.network.ranker import Ranker, RankerConfig
 
 PLAIN = np.array([5, 13, 2, 14, 15])  # items 13, 14 and 15 are new
 USERS = np.array([0, 0, 0, 1, 2])

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model import losses
-from model.losses import full_softmax, sampled_softmax
+from model.objectives.softmax import full_softmax, sampled_softmax
 
 
 @pytest.fixture

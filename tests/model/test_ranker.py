@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.ranker import Ranker, RankerConfig
+from model.network.ranker import Ranker, RankerConfig
 
 CONFIG = {"items": 9, "behaviours": 3, "width": 8, "blocks": 2, "heads": 2, "max_history": 6, "dropout": 0.5}
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.fit import Fitted
+from model.fitted import Fitted
 from model.noise import blur_items
-from model.ranker import Ranker, RankerConfig
+from model.network.ranker import Ranker, RankerConfig
 from model.recommending import best_items
 from model.sequences import BEHAVIOUR_NAMES
 from model.vocabulary import Vocabulary

@@ -47,17 +47,21 @@ def list_values(
 def whole_metrics(
     best_RK: np.ndarray, confidence_R: np.ndarray, right_R: np.ndarray, *, items: int
 ) -> dict[str, Callable[[np.ndarray], float]]:
-    """The metrics that are no means over rows, as functions of the rows (bool) that are in."""
+    """The metrics that are no means over rows, as functions of the rows (bool) that are in.
+
+    Without a single recommendation there is coverage alone: a Gini index or an error of 0 would look perfect.
+    """
     sure_R = ~np.isnan(confidence_R)
 
     def error(in_R: np.ndarray) -> float:
         return calibration_error(confidence_R[in_R & sure_R], right_R[in_R & sure_R])
 
-    return {
-        "coverage": lambda in_R: lists.coverage(lists.exposures(best_RK[in_R], items=items)),
-        "gini": lambda in_R: lists.gini(lists.exposures(best_RK[in_R], items=items)),
-        "ece": error,
+    found: dict[str, Callable[[np.ndarray], float]] = {
+        "coverage": lambda in_R: lists.coverage(lists.exposures(best_RK[in_R], items=items))
     }
+    if (best_RK >= 0).any():
+        found["gini"] = lambda in_R: lists.gini(lists.exposures(best_RK[in_R], items=items))
+    return found | ({"ece": error} if sure_R.any() else {})
 
 
 def intervals(

@@ -4,7 +4,8 @@
 core, after a warm-up that does not count:
 
 - ours, full softmax and 512 shared negatives, bfloat16 and float32, in turn with the peer's at the same loss, width,
-  blocks, heads, length, dropout and positions a batch; the ratio is told with its spread over the turns;
+  blocks, heads, length, dropout and positions a batch; the ratio is told with its spread over the turns. The peer
+  multiplies in float32, as it comes;
 - model FLOPs a CPU-second as a share of the fastest float32 product that `torch.mm` reaches here (`train_machine`);
 - two threads against one by the wall clock; the cost of a target by size of the catalogue, length, padding and data.
 
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from bench.gate import Row, at_least, at_most
 from bench.train_curves import measure_amount, measure_catalogue, measure_length, measure_padding, measure_threads
@@ -34,6 +35,14 @@ DATA = Path("../shared/data/ml-1m")
 TURNS = 3
 PEER_USERS = 128
 """RecTools' default; the turns give it batches of as many positions as ours, in which it is faster here."""
+OTHERS: dict[str, dict[str, Any]] = {
+    "SASRec to the letter (feed-forward as wide as the state, absolute positions alone)": {
+        "feed": 1,
+        "relative_positions": False,
+    },
+    "HSTU blocks": {"block": "hstu"},
+}
+"""What else of ours is timed, once: the turns are of our softmax block, whose feed-forward layer is 4 × theirs."""
 RATIO = {"full": 6.0, "sampled": 6.0}
 """Bars: our targets a CPU-second over the peer's."""
 SHARE = {"bfloat16": 65.0, "float32": 45.0}
@@ -110,6 +119,8 @@ def _in_turn(work: Work, gemm: Gemm, *, turns: int) -> list[Row]:
         stated = replace(work, loss=loss)
         found = take_turns(stated, turns=turns, ours=ours, theirs=peer)
         rows += turn_rows(stated, found, gemm)
+        for name, other in OTHERS.items():
+            rows.append(told(f"{NAMES[loss]}, bfloat16, {name}", round(ours(replace(stated, **other)).rate), _RATE))
     if peer is not None:
         usual = peer(replace(work, batch_tokens=PEER_USERS * work.length))
         rows.append(told(f"full softmax, RecTools' SASRec, its usual {PEER_USERS} users a batch", round(usual), _RATE))

@@ -93,14 +93,16 @@ def repeat(work: Callable[[], object], *, seconds: float) -> float:
 def model_flops(work: Work, cost: Cost) -> float:
     """Multiplications and additions that the matrix products of this training need, forward and backward.
 
-    3·(N·2·D²·(4 + 2·feed)·blocks + pairs·4·D·blocks + targets·2·D·candidates), counting two operations a multiply-add:
-    four D × D projections and the feed-forward layer at each position, one product each of a query with a key and of a
-    weight with a value at each visible pair (the causal half alone), and the logits; candidates are all items, or the
-    negatives and the target. Backward takes two products for each one forward. Norms, softmax, dropout, optimiser and
-    whatever is computed twice do not count: this is model FLOPs as in Chowdhery et al. 2022 (PaLM, appendix B).
+    3·(N·2·D²·dense·blocks + pairs·4·D·blocks + targets·2·D·candidates), counting two operations a multiply-add: the
+    dense products of a position are four D × D projections and the feed-forward layer (softmax block: 4 + 2·feed), or
+    five projections (HSTU block); then one product of a query with a key and one of a weight with a value at each
+    visible pair (the causal half alone), and the logits, whose candidates are all items, or the negatives and the
+    target. Backward takes two products for each one forward. Norms, softmax, dropout, optimiser and whatever is
+    computed twice do not count: model FLOPs as in Chowdhery et al. 2022 (PaLM, appendix B).
     """
     candidates = cost.items if work.loss == "full" else work.negatives + 1
-    layers = cost.tokens * 2 * work.width**2 * (4 + 2 * work.feed) * work.blocks
+    dense = 5 if work.block == "hstu" else 4 + 2 * work.feed
+    layers = cost.tokens * 2 * work.width**2 * dense * work.blocks
     attention = cost.pairs * 4 * work.width * work.blocks
     logits = cost.targets * 2 * work.width * candidates
     return 3.0 * (layers + attention + logits)

@@ -22,7 +22,7 @@ from bench.train_data import read_histories
 
 @dataclass(frozen=True)
 class Work:
-    """What to train. `items` is told for the record; `seconds` are CPU-seconds of the process after `warm` of them."""
+    """What to train; names as in `model.options`. `seconds` are CPU-seconds of the process, after `warm` of them."""
 
     data: str
     loss: str = "full"
@@ -31,7 +31,9 @@ class Work:
     width: int = 128
     blocks: int = 2
     heads: int = 2
+    block: str = "softmax"
     feed: int = 4
+    relative_positions: bool = True
     length: int = 200
     dropout: float = 0.2
     batch_tokens: int = 3_200
@@ -108,7 +110,9 @@ def measure(work: Work) -> Cost:
         width=work.width,
         blocks=work.blocks,
         heads=work.heads,
+        block=work.block,
         feed=work.feed,
+        relative_positions=work.relative_positions,
         max_history=work.length,
         dropout=work.dropout,
         relative_times=False,  # neither the data nor the peer has times

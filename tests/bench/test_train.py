@@ -30,6 +30,8 @@ def test_flops_are_those_of_the_products() -> None:
     assert model_flops(work, cost()) == 3 * (307_200 + 32_000 + 80_000)
     few = Work(data="", width=8, blocks=2, feed=4, loss="sampled", negatives=9)
     assert model_flops(few, cost()) == 3 * (307_200 + 32_000 + 100 * 2 * 8 * 10)
+    hstu = Work(data="", width=8, blocks=2, block="hstu")
+    assert model_flops(hstu, cost()) == 3 * (100 * 2 * 64 * 5 * 2 + 32_000 + 80_000)
 
 
 def test_every_item_is_drawn_and_users_have_their_lengths(tmp_path: Path) -> None:

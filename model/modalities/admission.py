@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from model.fit import Fitted
+from model.fitted import Fitted
 from model.growth import grow
 from model.modalities.material import NamedVectors
 
@@ -22,12 +22,11 @@ def admit(fitted: Fitted, modalities: Mapping[str, NamedVectors], *, items: Iter
     if vocabulary is fitted.vocabulary:
         return fitted
     none = np.zeros(0, dtype=np.int64)
-    ranker, state = grow(
+    ranker = grow(
         fitted.ranker,
-        fitted.optimizer_state,
         items=len(vocabulary),
         row_N=none,
         user_N=none,
         modalities={name: named.beside(vocabulary.items) for name, named in modalities.items()},
     )
-    return replace(fitted, ranker=ranker, vocabulary=vocabulary, optimizer_state=state)
+    return replace(fitted, ranker=ranker, vocabulary=vocabulary)

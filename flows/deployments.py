@@ -17,6 +17,7 @@ from flows.opening import open_home
 from flows.promote import promote
 from flows.rollback import rollback
 from flows.trial import trial
+from flows.tune import tune
 
 
 def main() -> None:
@@ -34,14 +35,14 @@ def main() -> None:
         "trial": timedelta(minutes=schedules.trial_minutes),
         "maintenance": timedelta(hours=schedules.maintenance_hours),
     }
-    # Promote and rollback have no schedule: people start them, from the Prefect UI as from the command line.
+    # Promote, rollback and tune have no schedule: people start them, from the Prefect UI as from the command line.
     deployments = [
         each.to_deployment(
             each.name,
             parameters={**given, "start": True} if each is trial else given,
             schedules=[Interval(every[each.name])] if each.name in every else None,
         )
-        for each in (ingest, incremental, full_retrain, trial, maintenance, promote, rollback)
+        for each in (ingest, incremental, full_retrain, trial, maintenance, promote, rollback, tune)
     ]
     # Two at a time, one ingest beside one training: more would wait for the same cores and locks.
     serve(*cast("list[RunnerDeployment]", deployments), limit=2, pause_on_shutdown=False)

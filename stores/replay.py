@@ -84,6 +84,7 @@ def _send(folder: Path, run: SpooledRun, *, home: Home, registry: Registry) -> i
         sent = Sent(registry.uri, tracked.run_id, end, sent.status, sure=sent.sure)
         _write(folder, sent)
     if run.status != sent.status:
+        tracked.set_tags(run.tags)
         tracked.set_status(run.status)
     _write(folder, Sent(registry.uri, tracked.run_id, sent.end_byte, run.status))
     return count

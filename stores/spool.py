@@ -49,8 +49,8 @@ class Point:
 class Spool:
     """Appends points to the spool of `folder`; they outlast a kill from the next `flush` on.
 
-    A point whose step is not beyond the last one of its key is left out: a training that was killed and goes on from
-    its checkpoint takes some steps again. Values that are not finite are left out too, as MLflow shows none.
+    A point whose key and step are there already is left out: a training that was killed and goes on from its
+    checkpoint takes some steps again. Values that are not finite are left out too, as MLflow shows none.
     """
 
     def __init__(self, folder: Path, run: SpooledRun) -> None:
@@ -60,9 +60,9 @@ class Spool:
         write_whole(folder / RUN, asdict(run))
         file = folder / POINTS
         found, whole = read_points(folder)
-        self._last: dict[str, int] = {}
+        self._steps: dict[str, set[int]] = {}
         for point in found:
-            self._last[point.key] = max(point.step, self._last.get(point.key, point.step))
+            self._steps.setdefault(point.key, set()).add(point.step)
         self._file = file.open("ab")
         self._file.truncate(whole)  # a kill inside a write left half a line
         self._buffer: list[str] = []
@@ -70,9 +70,10 @@ class Spool:
 
     def add(self, key: str, *, step: int, value: float) -> None:
         """Take a point. It is written with others: after some hundred of them, or some seconds."""
-        if step <= self._last.get(key, step - 1):
+        steps = self._steps.setdefault(key, set())
+        if step in steps:
             return
-        self._last[key] = step
+        steps.add(step)
         if math.isfinite(value):
             self._buffer.append(json.dumps([key, step, float(value), time.time_ns() // 1_000_000]) + "\n")
         if len(self._buffer) >= FLUSH_POINTS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
@@ -87,9 +88,10 @@ class Spool:
             self._buffer.clear()
         self._flushed = time.monotonic()
 
-    def end(self, status: Status) -> None:
+    def end(self, status: Status, *, tags: Mapping[str, str] | None = None) -> None:
+        """`tags` are added to those of the run."""
         self.flush()
-        self.run = replace(self.run, status=status)
+        self.run = replace(self.run, status=status, tags={**self.run.tags, **(tags or {})})
         write_whole(self._folder / RUN, asdict(self.run))
 
     def __enter__(self) -> "Spool":

@@ -6,8 +6,8 @@ One listener a process: a command that has a terminal sets it; without one, repo
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Listener = Callable[[str, int, int], None]
-"""Called with the name of the work, what is done, and the total."""
+Listener = Callable[[str, int, int, str], None]
+"""Called with the name of the work, what is done, the total, and how fast it goes in words, or nothing."""
 
 _listeners: list[Listener] = []
 
@@ -21,6 +21,6 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-def report(work: str, done: int, total: int) -> None:
+def report(work: str, done: int, total: int, pace: str = "") -> None:
     for listener in _listeners:
-        listener(work, done, total)
+        listener(work, done, total, pace)

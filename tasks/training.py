@@ -19,9 +19,11 @@ from prefect.cache_policies import NO_CACHE
 from model.evaluation import Evaluation, RankerRecommender, Recommender, compare, evaluate
 from model.fit import fit_full, fit_increment
 from model.fitted import Fitted, load_fitted, save_fitted
+from model.objectives.options import ObjectiveOptions
 from model.options import IncrementOptions, NetworkOptions, TrainOptions
 from model.popularity import Popularity
 from model.sequences import Histories, Holdout, merge, split_by_time
+from model.trainer import Step
 from relations.consent import opted_out
 from relations.errors import DataRejected, UsageError
 from stores.home import Home
@@ -122,7 +124,7 @@ def plan_training(
         "left_out": found.left_out,
         "settings": {
             name: getattr(settings, name).model_dump(mode="json")
-            for name in ("model", "train", "increment", "evaluation")
+            for name in ("model", "objective", "train", "increment", "evaluation")
         },
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -154,11 +156,13 @@ def fit_model(home: Home, settings: Settings, job: TrainingJob) -> Path:
 
 
 def _fit(home: Home, settings: Settings, job: TrainingJob, material: Material, spool: Spool) -> Fitted:
-    def on_step(step: int, total: int, loss: float) -> None:
-        spool.add(LOSS, step=step, value=loss)
-        if step % settings.train.checkpoint_every_steps == 0:
+    def on_step(step: Step) -> None:
+        spool.add(LOSS, step=step.step, value=step.loss)
+        for name, value in step.parts.items() if len(step.parts) > 1 else ():
+            spool.add(f"{LOSS}/{name}", step=step.step, value=value)
+        if step.step % settings.train.checkpoint_every_steps == 0:
             spool.flush()  # a training that goes on from the checkpoint of this step will not measure it again
-        report("training", step, total)
+        report("training", step.step, step.total, pace(step))
 
     network, training, increment = options_of(settings)
     run = job.path(home) / "run"
@@ -167,7 +171,14 @@ def _fit(home: Home, settings: Settings, job: TrainingJob, material: Material, s
         sabotage = Sabotage(**json.loads(job.sabotage))
         return sabotage_fit(sabotage, material.train, parent=parent, network=network, training=training, run=run)
     if job.mode is Mode.FULL:
-        return fit_full(material.train, network=network, training=training, run=run, on_step=on_step)
+        return fit_full(
+            material.train,
+            network=network,
+            training=training,
+            objective=objective_of(settings),
+            run=run,
+            on_step=on_step,
+        )
     assert job.parent is not None
     return fit_increment(
         load_version(home, settings, job.parent),
@@ -178,6 +189,14 @@ def _fit(home: Home, settings: Settings, job: TrainingJob, material: Material, s
         run=run,
         on_step=on_step,
     )
+
+
+def objective_of(settings: Settings) -> ObjectiveOptions:
+    return ObjectiveOptions(**settings.objective.model_dump())
+
+
+def pace(step: Step) -> str:
+    return f"{step.targets / step.seconds:,.0f} targets/s" if step.seconds > 0 else ""
 
 
 @task(name="evaluate", cache_policy=NO_CACHE)

@@ -42,10 +42,10 @@ class Narrator:
             yield lambda done: None
             return
         with bars() as progress:
-            bar = progress.add_task(what, total=total)
+            bar = progress.add_task(what, total=total, pace="")
 
-            def show(work: str, done: int, of: int) -> None:
-                progress.update(bar, description=f"{what}: {work}", completed=done, total=of)
+            def show(work: str, done: int, of: int, pace: str) -> None:
+                progress.update(bar, description=f"{what}: {work}", completed=done, total=of, pace=pace)
 
             with listening(show):
                 yield lambda done: progress.update(bar, completed=done)

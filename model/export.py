@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 
 from model.fitted import Fitted
 from model.graph import INPUTS, OUTPUT, canonical
-from model.parity import Parity, Sequence, measure_parity
 from model.network.ranker import Ranker, materialised
+from model.parity import Parity, Sequence, measure_parity
 from model.sequences import BEHAVIOUR_NAMES, Histories
 
 OPSET = 20
@@ -62,7 +61,7 @@ def export_release(
         )
     fitted.vocabulary.save(folder / "vocabulary.json")
     behaviours = list(BEHAVIOUR_NAMES[: config.behaviours + 1])
-    features = {"max_history": config.max_history, "behaviours": behaviours, "padding": 0}
+    features = {"max_history": config.max_history, "behaviours": behaviours, "padding": 0, "inputs": list(INPUTS)}
     (folder / "features.json").write_text(json.dumps(features, separators=(",", ":")), encoding="utf-8")
     describe = {
         "architecture": {

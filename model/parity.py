@@ -78,9 +78,7 @@ def measure_parity(
     return Parity(worst, agreement, tuple(cases), holds=bool(worst <= max_abs and agreement >= top10))
 
 
-def _inputs(
-    ranker: Ranker, sequences: list[Sequence], rng: np.random.Generator
-) -> Iterator[Inputs]:
+def _inputs(ranker: Ranker, sequences: list[Sequence], rng: np.random.Generator) -> Iterator[Inputs]:
     config = ranker.config
     for batch in BATCHES:
         for length in sorted({min(length, config.max_history) for length in (*LENGTHS, config.max_history)}):

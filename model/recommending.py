@@ -1,36 +1,57 @@
 """The best items for stated histories: what serving does, for offline questions."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from model.evaluation import Recommender
+from model.inputs import Inputs
 from model.sequences import BEHAVIOUR_NAMES
 
-Past = Sequence[tuple[str, str]]
-"""(item id, behaviour) of one user, oldest first."""
+_SECOND = 1_000_000
 
 
-def best_items(
-    recommender: Recommender, histories: Sequence[Past], *, excluded: Sequence[frozenset[str]], n: int, batch: int = 256
-) -> list[list[str]]:
-    """The `n` best items for each history, best first, without `excluded`. Unknown items are skipped."""
+class Past(NamedTuple):
+    """One event of a history."""
+
+    item_id: str
+    behaviour: str
+    time_us: int
+    """UTC microseconds."""
+
+
+class Question(NamedTuple):
+    """What a user did, oldest first, when the answer is asked for, and what it may not hold."""
+
+    history: Sequence[Past]
+    now_us: int
+    excluded: frozenset[str] = frozenset()
+
+
+def best_items(recommender: Recommender, questions: Sequence[Question], *, n: int, batch: int = 256) -> list[list[str]]:
+    """The `n` best items for each question, best first. Unknown items are skipped; what is later than now is of now."""
     row = {item: place for place, item in enumerate(recommender.items, start=1)}
-    code = {name: place for place, name in enumerate(BEHAVIOUR_NAMES)}
+    code = {name: place for place, name in enumerate(BEHAVIOUR_NAMES) if place > 0}
     found: list[list[str]] = []
-    for at in range(0, len(histories), batch):
-        part = [
-            [(row[item], code[behaviour]) for item, behaviour in past if item in row][-recommender.max_history :]
-            for past in histories[at : at + batch]
+    for at in range(0, len(questions), batch):
+        asked = questions[at : at + batch]
+        known = [
+            [
+                (row[past.item_id], code[past.behaviour], max(0, now_us - past.time_us) // _SECOND)
+                for past in history
+                if past.item_id in row and past.behaviour in code
+            ][-recommender.max_history :]
+            for history, now_us, _ in asked
         ]
-        width = max(1, *(len(past) for past in part))
-        row_BL, behaviour_BL = (np.zeros((len(part), width), dtype=np.int64) for _ in range(2))
-        for place, past in enumerate(part):
-            if past:
-                row_BL[place, -len(past) :], behaviour_BL[place, -len(past) :] = zip(*past, strict=True)
-        score_BV = np.array(recommender.scores(row_BL, behaviour_BL), dtype=np.float32)
-        for place, scores_V in enumerate(score_BV):
-            scores_V[[row[item] - 1 for item in excluded[at + place] if item in row]] = -np.inf
+        inputs = Inputs.nothing(len(asked), max(1, *(len(events) for events in known)))
+        for place, events in enumerate(known):
+            if events:
+                for array_BL, codes in zip(inputs.arrays(), zip(*events, strict=True), strict=True):
+                    array_BL[place, -len(events) :] = codes
+        score_BV = np.array(recommender.scores(inputs), dtype=np.float32)
+        for scores_V, question in zip(score_BV, asked, strict=True):
+            scores_V[[row[item] - 1 for item in question.excluded if item in row]] = -np.inf
             best = np.argsort(-scores_V, kind="stable")[:n]
             found.append([recommender.items[column] for column in best if scores_V[column] > -np.inf])
     return found

@@ -11,9 +11,12 @@ import numpy.typing as npt
 import onnxruntime
 
 from relations.errors import DataRejected, DependencyFailed
+from serving.histories import Asked, Past
 from stores.bundle import Bundle
 
+_INPUTS = ["items", "behaviours", "ages"]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_SECOND = 1_000_000
 _LOG = logging.getLogger(__name__)
 
 
@@ -46,10 +49,16 @@ class Engine:
             items = tuple(vocabulary["items"])
             names = list(features["behaviours"])
             max_history = int(features["max_history"])
+            inputs = features.get("inputs", _INPUTS[:2])  # none were stated while there were but two
         except (KeyError, TypeError, ValueError) as error:
             raise DataRejected(f"{bundle.folder}: vocabulary or features are incomplete ({error!r})") from error
         if len(set(items)) != len(items) or not all(isinstance(item, str) for item in items) or max_history < 1:
             raise DataRejected(f"{bundle.folder}: item ids must be distinct strings and max_history at least 1")
+        if inputs != _INPUTS:
+            raise DataRejected(
+                f"{bundle.folder}: its network takes {inputs}, this version serves networks that take {_INPUTS}; "
+                "train and release a model again, or serve it with the version that exported it"
+            )
         session = _session(bundle, device=device, threads=threads)
         engine = Engine(
             items=items,
@@ -64,24 +73,22 @@ class Engine:
         _LOG.info("loaded %s: %d items, %s", bundle.digest[:12], len(items), engine.provider)
         return engine
 
-    def codes(self, history: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
-        """Item and behaviour codes of the newest `max_history` (item_id, behaviour) pairs that the model knows."""
+    def codes(self, history: Sequence[Past], *, now_us: int) -> Asked:
+        """The newest `max_history` events, oldest first, of those that the model knows, for a request at `now_us`."""
         known = [
-            (row + 1, code)
-            for item, behaviour in history
-            if (row := self.rows.get(item)) is not None and (code := self.behaviours.get(behaviour)) is not None
+            (row + 1, code, max(0, now_us - past.time_us) // _SECOND)
+            for past in history
+            if (row := self.rows.get(past.item_id)) is not None
+            and (code := self.behaviours.get(past.behaviour)) is not None
         ][-self.max_history :]
-        return [item for item, _ in known], [code for _, code in known]
+        return Asked(*([codes[place] for codes in known] for place in range(len(_INPUTS))))
 
-    def scores(self, items_L: list[int], behaviours_L: list[int]) -> npt.NDArray[np.float32]:
+    def scores(self, asked: Asked) -> npt.NDArray[np.float32]:
         """Scores [V] for the next item after a history of at least one event.
 
         Raises ArithmeticError for scores that are not finite: no order can be made of them.
         """
-        feed = {
-            "items": np.array([items_L], dtype=np.int64),
-            "behaviours": np.array([behaviours_L], dtype=np.int64),
-        }
+        feed = {name: np.array([codes_L], dtype=np.int64) for name, codes_L in zip(_INPUTS, asked, strict=True)}
         scores_V: npt.NDArray[np.float32] = self._session.run(["scores"], feed)[0][0]
         if not np.isfinite(scores_V).all():
             raise ArithmeticError("the network's scores are not finite")
@@ -89,7 +96,7 @@ class Engine:
 
     def _try(self, bundle: Bundle, length: int) -> None:
         try:
-            scores_V = self.scores([1] * length, [1] * length)
+            scores_V = self.scores(Asked([1] * length, [1] * length, list(range(length, 0, -1))))
         except Exception as error:  # ONNX Runtime raises classes of its own for each kind of broken graph
             raise DataRejected(f"{bundle.folder}: the network fails on a history of {length}: {error}") from error
         if scores_V.shape != (len(self.items),) or scores_V.dtype != np.float32:

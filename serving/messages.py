@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
+from serving.histories import Past
 from serving.times import parse_time
 
 # Long enough for any real id, short enough that nobody fills the disk through one.
@@ -47,12 +48,12 @@ class RecommendRequest(Message):
     context: Annotated[dict[str, Any], AfterValidator(_short_json)] | None = None
     """Kept with the exposures as JSON, at most 4,096 characters. No personal data belongs here."""
 
-    def history(self) -> list[tuple[str, str]] | None:
-        """(item_id, behaviour), oldest first, equal times in the order given. Raises ValueError for a bad time."""
+    def history(self) -> list[Past] | None:
+        """Oldest first, equal times in the order given. Raises ValueError for a bad time."""
         if self.events is None:
             return None
-        timed = sorted(((parse_time(event.event_time), event) for event in self.events), key=lambda pair: pair[0])
-        return [(event.item_id, event.behaviour) for _, event in timed]
+        told = [Past(event.item_id, event.behaviour, parse_time(event.event_time)) for event in self.events]
+        return sorted(told, key=lambda past: past.time_us)
 
 
 class FeedbackEvent(Message):

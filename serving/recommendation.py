@@ -16,6 +16,7 @@ from relations.errors import DependencyFailed
 from serving.assignment import NO_CHAMPION, NO_TRIAL, Assignment, assign
 from serving.bots import RATE_RULE, RateRule
 from serving.engine import best_rows
+from serving.histories import Past
 from serving.messages import RecommendRequest
 from serving.policy import Slot, epsilon_greedy
 from serving.snapshots import Loaded, Snapshot, Watcher
@@ -90,8 +91,8 @@ class Recommender:
         history, error = self._history(request, names)
         excluded = set(request.exclude)
         if self._policy.exclude_seen:
-            excluded.update(item for item, _ in history)
-        candidates, error = self._candidates(snapshot, assignment, history, excluded, error)
+            excluded.update(past.item_id for past in history)
+        candidates, error = self._candidates(snapshot, assignment, history, excluded, error, now_us=now_us)
         request_id = self._request_id(user, now_us, candidates.digest)
         slots = epsilon_greedy(
             candidates=len(candidates.items),
@@ -151,7 +152,7 @@ class Recommender:
         }
         return _json({"request_id": request_id, "items": shown, "model": model}).encode()
 
-    def _history(self, request: RecommendRequest, names: Sequence[str]) -> tuple[list[tuple[str, str]], str | None]:
+    def _history(self, request: RecommendRequest, names: Sequence[str]) -> tuple[list[Past], str | None]:
         """Of the user with these pseudonyms, the one in force first."""
         stated = request.history()
         if stated is not None:
@@ -163,15 +164,17 @@ class Recommender:
         except DependencyFailed as error:  # a lost cache costs quality, never the answer
             _LOG.warning("%s", error)
             return [], str(error)
-        return [(event.item_id, event.behaviour) for event in past], None
+        return [Past(event.item_id, event.behaviour, event.event_time_us) for event in past], None
 
     def _candidates(
         self,
         snapshot: Snapshot,
         assignment: Assignment,
-        history: list[tuple[str, str]],
+        history: list[Past],
         excluded: set[str],
         error: str | None,
+        *,
+        now_us: int,
     ) -> tuple[Candidates, str | None]:
         """From the assigned model, else from the champion, else from popularity; with what went wrong, if anything."""
         tried = [snapshot.champion]
@@ -181,7 +184,7 @@ class Recommender:
             if loaded is None:
                 continue
             try:
-                return self._from_model(loaded, history, excluded), error
+                return self._from_model(loaded, history, excluded, now_us=now_us), error
             except Exception as failure:  # whatever the runtime raises: the user gets an answer, the log the reason
                 error = f"{loaded.digest[:12]}: {failure}"
                 _LOG.exception("model %d failed on a request", loaded.version)
@@ -193,12 +196,12 @@ class Recommender:
             return self._from_list((), set()), error
         return self._from_list(snapshot.popular, excluded), error
 
-    def _from_model(self, loaded: Loaded, history: list[tuple[str, str]], excluded: set[str]) -> Candidates:
+    def _from_model(self, loaded: Loaded, history: list[Past], excluded: set[str], *, now_us: int) -> Candidates:
         engine, n = loaded.engine, self._policy.candidates
         rows_excluded = {row for item in excluded if (row := engine.rows.get(item)) is not None}
-        items_L, behaviours_L = engine.codes(history)
-        if items_L:
-            scores_V = engine.scores(items_L, behaviours_L)
+        asked = engine.codes(history, now_us=now_us)
+        if asked.items_L:
+            scores_V = engine.scores(asked)
             rows = best_rows(scores_V, n=n, excluded=rows_excluded)
             scores, policy = scores_V[rows].tolist(), POLICY
         else:

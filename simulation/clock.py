@@ -16,6 +16,11 @@ def instant(time_us: int, parameters: Parameters) -> datetime:
     return parameters.start + timedelta(microseconds=time_us)
 
 
+def told(time_us: int, parameters: Parameters) -> datetime:
+    """The moment that `iso` tells: whole milliseconds."""
+    return instant(time_us - time_us % 1_000, parameters)
+
+
 def iso(time_us: int, parameters: Parameters) -> str:
     """ISO 8601 with milliseconds and Z."""
     return instant(time_us, parameters).astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -17,7 +17,7 @@ import numpy as np
 
 from simulation.appeal import NOTHING, examination
 from simulation.client import RecommendClient, RequestFailed, Slate
-from simulation.clock import DAY_US, HOUR_US, SECOND_US, instant, iso
+from simulation.clock import DAY_US, HOUR_US, SECOND_US, iso, told
 from simulation.contexts import HISTORY, Context, Reservoir, Step
 from simulation.funnel import CART, CLICK, FAVOURITE, PURCHASE, RATING, STEPS, follow_up
 from simulation.marketplace import Marketplace
@@ -301,16 +301,16 @@ class Traffic:
         newest = sorted(self._history[page.user])[-HISTORY:]
         return Context(
             user_id=market.people.ids[page.user],
-            time=instant(time_us, market.parameters),
+            time=told(time_us, market.parameters),
             history=tuple(
-                Step(market.catalogue.ids[item], STEPS[behaviour], instant(at, market.parameters))
+                Step(market.catalogue.ids[item], STEPS[behaviour], told(at, market.parameters))
                 for at, item, behaviour in newest
             ),
             user=page.user,
             day=time_us // DAY_US,
             last_subtopic=last_subtopic,
             context_weight=weight,
-            first_request=instant(self._first_us[page.user], market.parameters),
+            first_request=told(self._first_us[page.user], market.parameters),
         )
 
     def _numbers(self, slate: Slate) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -1,15 +1,15 @@
 """The simulated marketplace at a home's door: files into the landing folder, requests to the server, and the truth."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from model.evaluation import RankerRecommender
 from model.fitted import Fitted
-from model.recommending import best_items
+from model.recommending import Past, Question, best_items
 from simulation.client import RecommendClient
 from simulation.contexts import Context
 from simulation.marketplace import Marketplace
@@ -18,6 +18,8 @@ from simulation.truth import TrueLift, true_lift
 from stores.clock import set_clock
 from stores.home import Home
 from stores.settings import PolicySettings
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -63,14 +65,16 @@ class Market:
             exploration=self.policy.exploration,
         )
 
-    def _candidates(self, fitted: Fitted, asked: Any) -> list[list[str]]:
-        histories = [[(step.item_id, step.behaviour) for step in context.history] for context in asked]
-        excluded = [
-            frozenset(context.exclude)
-            | (frozenset(item for item, _ in past) if self.policy.exclude_seen else frozenset())
-            for context, past in zip(asked, histories, strict=True)
-        ]
-        return best_items(RankerRecommender.of(fitted), histories, excluded=excluded, n=self.policy.candidates)
+    def _candidates(self, fitted: Fitted, asked: Sequence[Context]) -> list[list[str]]:
+        return best_items(
+            RankerRecommender.of(fitted), [self._question(context) for context in asked], n=self.policy.candidates
+        )
+
+    def _question(self, context: Context) -> Question:
+        """As serving met it."""
+        history = [Past(step.item_id, step.behaviour, _us(step.time)) for step in context.history]
+        seen = [past.item_id for past in history] if self.policy.exclude_seen else []
+        return Question(history, _us(context.time), frozenset([*context.exclude, *seen]))
 
     def _drop(self, kind: str, rows: list[dict[str, Any]]) -> None:
         if not rows:
@@ -81,6 +85,10 @@ class Market:
     def _end_day(self) -> None:
         self.day += 1
         set_clock(self.home, self.now())
+
+
+def _us(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(microseconds=1)
 
 
 def _write_lines(target: Path, rows: list[dict[str, Any]]) -> None:

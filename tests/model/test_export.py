@@ -11,12 +11,18 @@ import onnxruntime
 import pytest
 import torch
 
+from model import recommending
+from model.evaluation import RankerRecommender
 from model.export import Exported, export_release
 from model.fitted import Fitted, load_fitted, save_fitted
 from model.graph import canonical
-from model.parity import measure_parity
 from model.network.ranker import Ranker, RankerConfig
+from model.parity import measure_parity
+from model.recommending import Question
 from model.sequences import Histories
+from serving import histories
+from serving.engine import Engine, best_rows
+from stores.bundle import write_bundle
 
 
 def sha256(file: Path) -> str:
@@ -44,6 +50,7 @@ def test_files_say_what_serving_needs(exported: Exported, fitted: Fitted) -> Non
     features = json.loads(exported.files["features.json"].read_text())
     assert features["max_history"] == 8
     assert features["padding"] == 0
+    assert features["inputs"] == ["items", "behaviours", "ages"]
     assert features["behaviours"][:3] == ["<pad>", "view", "click"]
     assert json.loads(exported.files["vocabulary.json"].read_text())["items"] == list(fitted.vocabulary.items)
     assert exported.describe["items"] == 12
@@ -56,13 +63,40 @@ def test_batch_and_length_are_dynamic(exported: Exported, fitted: Fitted) -> Non
     assert [(put.name, put.type, put.shape) for put in [*session.get_inputs(), *session.get_outputs()]] == [
         ("items", "tensor(int64)", ["batch", "length"]),
         ("behaviours", "tensor(int64)", ["batch", "length"]),
+        ("ages", "tensor(int64)", ["batch", "length"]),
         ("scores", "tensor(float)", ["batch", 12]),
     ]
     padded, bare = (
-        session.run(None, {"items": np.array([row]), "behaviours": np.array([row]).clip(max=1)})[0]
-        for row in ([0, 0, 0, 4, 5], [4, 5])
+        session.run(
+            None, {"items": np.array([row]), "behaviours": np.array([row]).clip(max=1), "ages": np.array([age])}
+        )[0]
+        for row, age in (([0, 0, 0, 4, 5], [0, 0, 0, 90, 7]), ([4, 5], [90, 7]))
     )
     np.testing.assert_allclose(padded, bare, rtol=0, atol=1e-5)
+
+
+def test_serving_ranks_as_the_offline_answer_does(exported: Exported, fitted: Fitted, tmp_path: Path) -> None:
+    bundle = write_bundle(
+        exported.files["model.onnx"].parent, describe=exported.describe, releases=tmp_path, attestation={}
+    )
+    engine, rng = Engine.load(bundle), np.random.default_rng(0)
+    told, offered, scores = [], [], []
+    for _ in range(20):
+        times = np.sort(rng.integers(0, 10**13, size=rng.integers(1, 12)))
+        events = [
+            ("unknown" if draw == 12 else f"i{draw:02d}", int(at))
+            for draw, at in zip(rng.integers(0, 13, size=len(times)), times, strict=True)
+        ]
+        for now_us in (int(times[-1]) - 1, int(times[-1] + rng.integers(0, 10**12))):
+            told.append(Question([recommending.Past(item, "view", at) for item, at in events], now_us))
+            asked = engine.codes([histories.Past(item, "view", at) for item, at in events], now_us=now_us)
+            if asked.items_L:
+                scores.append(engine.scores(asked))
+                offered.append([engine.items[row] for row in best_rows(scores[-1], n=12)])
+            else:
+                told.pop()
+    assert offered == recommending.best_items(RankerRecommender.of(fitted), told, n=12)
+    assert any((first != second).any() for first, second in zip(scores[::2], scores[1::2], strict=True))  # times count
 
 
 def test_no_trace_of_the_exporter_is_left(exported: Exported) -> None:

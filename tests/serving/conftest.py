@@ -25,25 +25,36 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BEHAVIOURS = ["<pad>", "view", "click", "favourite", "cart", "purchase", "rating", "dwell", "share", "dislike"]
 
 
-def linear_network(embedding_IxD: np.ndarray, output_DxV: np.ndarray, behaviours: int) -> bytes:
-    """scores[v] = mean over the history of (embedding[item] + 0 · embedding[behaviour]) · output[:, v]."""
+INPUTS = ["items", "behaviours", "ages"]
+
+
+def linear_network(
+    embedding_IxD: np.ndarray, output_DxV: np.ndarray, behaviours: int, *, per_second: float = 0.0
+) -> bytes:
+    """scores[v] = mean over the history of (embedding[item] + 0 · of_behaviour + per_second · age) · output[:, v]."""
     width = embedding_IxD.shape[1]
     weights = {
         "embedding": embedding_IxD.astype(np.float32),
         "of_behaviour": np.zeros((behaviours, width), np.float32),
         "output": output_DxV.astype(np.float32),
+        "per_second": np.array([per_second], np.float32),
+        "last": np.array([2], np.int64),
     }
     nodes = [
         helper.make_node("Gather", ["embedding", "items"], ["item_vectors"]),
         helper.make_node("Gather", ["of_behaviour", "behaviours"], ["behaviour_vectors"]),
-        helper.make_node("Add", ["item_vectors", "behaviour_vectors"], ["vectors"]),
+        helper.make_node("Add", ["item_vectors", "behaviour_vectors"], ["of_codes"]),
+        helper.make_node("Cast", ["ages"], ["seconds"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["seconds", "per_second"], ["weighed"]),
+        helper.make_node("Unsqueeze", ["weighed", "last"], ["of_ages"]),
+        helper.make_node("Add", ["of_codes", "of_ages"], ["vectors"]),
         helper.make_node("ReduceMean", ["vectors", "axes"], ["mean"], keepdims=0),
         helper.make_node("MatMul", ["mean", "output"], ["scores"]),
     ]
     graph = helper.make_graph(
         nodes,
         "linear",
-        [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "length"]) for n in ("items", "behaviours")],
+        [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "length"]) for n in INPUTS],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", output_DxV.shape[1]])],
         [
             *(numpy_helper.from_array(array, name) for name, array in weights.items()),
@@ -63,6 +74,8 @@ def write_release(
     output_DxV: np.ndarray | None = None,
     embedding_IxD: np.ndarray | None = None,
     graph: bytes | None = None,
+    per_second: float = 0.0,
+    inputs: Any = INPUTS,
     seed: int = 0,
     width: int = 16,
     max_history: int = 5,
@@ -73,11 +86,13 @@ def write_release(
     output = rng.normal(size=(embedding.shape[1], len(items))) if output_DxV is None else output_DxV
     files = scratch / f"files-{len(list(scratch.iterdir())) if scratch.exists() else 0}"
     files.mkdir(parents=True)
-    (files / "model.onnx").write_bytes(graph or linear_network(embedding, output, len(BEHAVIOURS)))
-    (files / "vocabulary.json").write_text(json.dumps({"version": 1, "items": list(items)}))
-    (files / "features.json").write_text(
-        json.dumps({"max_history": max_history, "behaviours": BEHAVIOURS, "padding": 0})
+    (files / "model.onnx").write_bytes(
+        graph or linear_network(embedding, output, len(BEHAVIOURS), per_second=per_second)
     )
+    (files / "vocabulary.json").write_text(json.dumps({"version": 1, "items": list(items)}))
+    features = {"max_history": max_history, "behaviours": BEHAVIOURS, "padding": 0}
+    stated = {} if inputs is None else {"inputs": inputs}
+    (files / "features.json").write_text(json.dumps(features | stated))
     describe = {"architecture": "linear", "items": len(items), "kind": "full", "max_history": max_history}
     return write_bundle(files, describe=describe, releases=releases, attestation={})
 

@@ -12,7 +12,14 @@ from onnx import TensorProto, helper
 
 from relations.errors import DataRejected
 from serving.engine import Engine, ProviderMissing, best_rows
+from serving.histories import Past
 from stores.bundle import write_bundle
+
+INPUTS = ("items", "behaviours", "ages")
+
+
+def past(*events: tuple[str, str]) -> list[Past]:
+    return [Past(item, behaviour, 0) for item, behaviour in events]
 
 
 @given(
@@ -33,19 +40,41 @@ def test_scores_of_a_history_by_hand(shop: Any) -> None:
     bundle = shop.release(items=["a", "b"], embedding_IxD=embedding, output_DxV=output)
     engine = Engine.load(bundle)
     # a then b: mean of (1, 0) and (0, 2) is (½, 1); · output = (½ + 10, 1½ + 20)
-    assert engine.scores(*engine.codes([("a", "view"), ("b", "click")])).tolist() == [10.5, 21.5]
-    assert engine.codes([("x", "view"), ("b", "hum"), ("b", "dislike")]) == ([2], [9])
-    assert engine.codes([("a", "<pad>")]) == ([], [])
+    assert engine.scores(engine.codes(past(("a", "view"), ("b", "click")), now_us=0)).tolist() == [10.5, 21.5]
+    assert engine.codes(past(("x", "view"), ("b", "hum"), ("b", "dislike")), now_us=0) == ([2], [9], [0])
+    assert engine.codes(past(("a", "<pad>")), now_us=0) == ([], [], [])
     assert engine.provider == "CPUExecutionProvider"
 
 
 def test_only_the_newest_events_reach_the_network(shop: Any) -> None:
     engine = Engine.load(shop.release(max_history=2))
-    assert engine.codes([(item, "view") for item in ("item-00", "item-01", "item-02")])[0] == [2, 3]
+    history = past(*((item, "view") for item in ("item-00", "item-01", "item-02")))
+    assert engine.codes(history, now_us=0).items_L == [2, 3]
+
+
+def test_ages_are_whole_seconds_before_the_request(shop: Any) -> None:
+    # mean of (1, 0) and (0, 2) is (½, 1); mean age (3 + 0) / 2 · ⅒ in both; · output = (0.65 + 11.5, 1.95 + 23)
+    output = np.array([[1, 3], [10, 20]])
+    bundle = shop.release(
+        items=["a", "b"], embedding_IxD=np.array([[9, 9], [1, 0], [0, 2]]), output_DxV=output, per_second=0.1
+    )
+    engine = Engine.load(bundle)
+    history = [Past("a", "view", 6_000_001), Past("b", "view", 9_500_000)]
+    asked = engine.codes(history, now_us=10_000_000)
+    assert asked.ages_L == [3, 0]  # 3.999999 s and half a second
+    assert engine.scores(asked).tolist() == pytest.approx([0.65 + 11.5, 1.95 + 23])
+    # A clock that runs ahead: what is later than now is of now.
+    assert engine.codes(history, now_us=7_000_001).ages_L == [1, 0]
+
+
+@pytest.mark.parametrize("inputs", [None, ["items", "behaviours"], ["items", "behaviours", "ages", "moods"], 3])
+def test_a_network_with_other_inputs_is_refused(shop: Any, inputs: Any) -> None:
+    with pytest.raises(DataRejected, match="train and release a model again"):
+        Engine.load(shop.release(inputs=inputs))
 
 
 def _fixed_length() -> bytes:
-    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, [1, 3]) for n in ("items", "behaviours")]
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, [1, 3]) for n in INPUTS]
     outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 3])]
     graph = helper.make_graph([helper.make_node("Cast", ["items"], ["scores"], to=1)], "fixed", inputs, outputs)
     return bytes(
@@ -93,9 +122,9 @@ def test_weights_beside_the_graph_are_found(shop: Any) -> None:
     )
     large = write_bundle(files, describe={}, releases=shop.home.releases, attestation={})
     assert "model.onnx.data" in large.manifest["files"]
-    history = [("item-03", "click")]
     one, other = (Engine.load(bundle) for bundle in (sound, large))
-    assert one.scores(*one.codes(history)).tolist() == other.scores(*other.codes(history)).tolist()
+    first, second = (engine.scores(engine.codes(past(("item-03", "click")), now_us=0)) for engine in (one, other))
+    assert first.tolist() == second.tolist()
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"items": 5}', '{"items": [1, 2]}'])

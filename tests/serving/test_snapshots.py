@@ -279,7 +279,7 @@ def test_a_lost_user_state_costs_the_history_and_not_the_answer(
     client = start()
     if lost == "user_state":
 
-        def broken(*_: Any) -> Any:
+        def broken(*_: Any, **__: Any) -> Any:
             raise DependencyFailed("user state: disk I/O error")
 
         monkeypatch.setattr(client.app.state.service.user_state, "newest", broken)  # type: ignore[attr-defined]

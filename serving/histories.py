@@ -1,0 +1,21 @@
+"""What a network is asked with: one user's events and the moment of the request."""
+
+from typing import NamedTuple
+
+
+class Past(NamedTuple):
+    """One event of a history."""
+
+    item_id: str
+    behaviour: str
+    time_us: int
+    """UTC microseconds."""
+
+
+class Asked(NamedTuple):
+    """A history in a network's codes, oldest first; L events."""
+
+    items_L: list[int]
+    behaviours_L: list[int]
+    ages_L: list[int]
+    """Whole seconds before the request; 0 for an event that claims to be later."""

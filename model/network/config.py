@@ -31,6 +31,7 @@ class RankerConfig(PreTrainedConfig):  # type: ignore[misc]
     """
 
     model_type = "ratchet_ranker"
+    temperature: float = 0.0  # declared, since Hugging Face would otherwise take it for a parameter of text generation
 
     def __init__(
         self,

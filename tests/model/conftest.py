@@ -8,7 +8,7 @@ import pytest
 
 from model.fit import fit_full
 from model.fitted import Fitted
-from model.options import Device, NetworkOptions, TrainOptions
+from model.options import Device, NetworkOptions, Precision, TrainOptions
 from model.sequences import Histories
 
 Row = tuple[str, str, str, int]  # user, item, behaviour, second
@@ -39,7 +39,9 @@ def cycle() -> Histories:
 
 
 TINY = NetworkOptions(width=16, blocks=2, heads=2, max_history=8, dropout=0.1)
-BRIEF = TrainOptions(epochs=12, batch_tokens=128, learning_rate=1e-2, device=Device.CPU, threads=1)
+BRIEF = TrainOptions(
+    epochs=12, batch_tokens=128, learning_rate=1e-2, device=Device.CPU, threads=1, precision=Precision.FLOAT32
+)
 
 
 @pytest.fixture(scope="session")

@@ -61,12 +61,17 @@ def drawn(*, items: int, lengths: np.ndarray, seed: int = 0) -> Log:
     return Log(np.repeat(np.arange(len(lengths)), lengths), item_N)
 
 
+def read_log(path: Path) -> Log:
+    with np.load(path) as file:
+        return Log(file["user_N"], file["item_N"])
+
+
 def read_histories(path: Path) -> "Histories":
     """A written log as the trainer takes it: ratings without a time of their own, a second apart."""
     from model.sequences import BEHAVIOUR_NAMES, Histories
 
-    with np.load(path) as file:
-        user_N, item_N = file["user_N"], file["item_N"]
+    log = read_log(path)
+    user_N, item_N = log.user_N, log.item_N
     users, first_U = np.unique(user_N, return_index=True)
     items, code_N = np.unique(item_N, return_inverse=True)
     return Histories(

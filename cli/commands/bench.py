@@ -18,6 +18,7 @@ BENCHMARKS = {
     "ingest": "bench.ingest",
     "faults": "bench.faults",
     "poison": "bench.poison",
+    "quality": "bench.quality",
     "train": "bench.train",
 }
 
@@ -27,6 +28,8 @@ BENCHMARKS = {
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="A data set, where the benchmark needs one.")
 @click.option("--repetitions", type=click.IntRange(1), help="Fewer for a quick look; the default is the full count.")
 @click.option("--rows", type=click.IntRange(2_000), help="Events of `ingest`, for a quick look; the default is 10M.")
+@click.option("--preset", help="Recipe of `quality`: base, or quick.")
+@click.option("--jobs", type=click.IntRange(1), help="Trainings of `quality` side by side; the default is 1.")
 @click.option("--seconds", type=click.FloatRange(0.5), help="CPU-seconds of each training of `train`; default 10.")
 def bench(
     context: Context,
@@ -35,13 +38,22 @@ def bench(
     data: Path | None,
     repetitions: int | None,
     rows: int | None,
+    preset: str | None,
+    jobs: int | None,
     seconds: float | None,
 ) -> Result:
     """Run benchmark NAME and compare each figure with its bar."""
     if name not in BENCHMARKS:
         raise UsageError(f"{name} is not a benchmark; known: {', '.join(BENCHMARKS)}")
     run = importlib.import_module(BENCHMARKS[name]).run
-    stated = {"repetitions": repetitions, "data": data, "rows": rows, "seconds": seconds}
+    stated = {
+        "repetitions": repetitions,
+        "data": data,
+        "rows": rows,
+        "preset": preset,
+        "jobs": jobs,
+        "seconds": seconds,
+    }
     arguments: dict[str, Any] = {option: value for option, value in stated.items() if value is not None}
     unknown = [option for option in arguments if option not in inspect.signature(run).parameters]
     if unknown:

@@ -17,7 +17,7 @@ from model.modalities.fusion import TowerConfig
 from model.modalities.material import Modality, NamedVectors
 from model.network.config import RankerConfig
 from model.network.ranker import Ranker
-from model.objectives.next_item import ItemLoss, ItemObjective
+from model.objectives.next_item import ItemObjective
 from model.objectives.objective import Objective
 from model.objectives.options import ObjectiveOptions
 from model.optimizers.options import Schedule
@@ -75,7 +75,8 @@ def fit_full(
         )
         ranker = Ranker(config)
         count_V = np.bincount(corpus.row_N, minlength=len(vocabulary) + 1)[1:]
-        ranker.start_from_popularity(count_V)
+        if not beside:  # popular items would outrank all that nobody has met, however well their vectors fit
+            ranker.start_from_popularity(count_V)
         ranker.item_table.start(beside)
         loss = _objective(objective, training, config)
         loss.start(torch.from_numpy(corpus.behaviour_N), torch.from_numpy(corpus.value_N))
@@ -177,9 +178,7 @@ def _fitted(ranker: Ranker, loss: Objective, vocabulary: Vocabulary, outcome: Ou
 
 
 def _objective(options: ObjectiveOptions, training: TrainOptions, config: RankerConfig) -> Objective:
-    item = ItemObjective(
-        ItemLoss(training.loss.value), smoothing=training.label_smoothing, calibration=options.gbce_calibration
-    )
+    item = ItemObjective(training.loss, smoothing=training.label_smoothing, calibration=options.gbce_calibration)
     return Objective(options, item=item, width=config.width, cosine=bool(config.temperature))
 
 
@@ -194,7 +193,7 @@ def _judged(histories: Histories, training: TrainOptions) -> tuple[Histories, Ca
         )
 
     def judge_of(vocabulary: Vocabulary) -> Validate:
-        return lambda ranker: evaluate(RankerRecommender(ranker, vocabulary.items), holdout).overall["ndcg@10"]
+        return lambda ranker: evaluate(RankerRecommender(ranker, vocabulary.items), holdout, draws=0).overall["ndcg@10"]
 
     return split.train, judge_of
 

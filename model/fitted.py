@@ -22,7 +22,7 @@ from relations.errors import DataRejected
 
 @dataclass(frozen=True)
 class Fitted:
-    """The ranker is on the CPU and in eval mode. `objective` and `objective_state`: what its loss was, and has learnt."""
+    """The ranker is on the CPU and in eval mode. `objective_state`: what its loss has learnt."""
 
     ranker: Ranker
     objective: ObjectiveOptions

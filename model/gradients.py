@@ -54,7 +54,7 @@ class Gradients:
         self._pieces = 1
 
     def __call__(self, plan: Epoch, batches: Sequence[int], *, step: int) -> Sums:
-        """Of the plan's `batches`. One that does not fit into memory is cut into smaller pieces, as are all that follow.
+        """Of the plan's `batches`. One that does not fit into memory is cut into pieces, as are all that follow.
 
         Raises DependencyFailed when a single window does not fit, UsageError when the loss is not finite.
         """

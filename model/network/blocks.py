@@ -51,7 +51,13 @@ class Block(nn.Module):
         self.by_time = config.relative_times
 
     def mix(
-        self, query_BHQd: Tensor, key_BHLd: Tensor, value_BHLd: Tensor, *, visible: Tensor, distance_QL: Tensor,
+        self,
+        query_BHQd: Tensor,
+        key_BHLd: Tensor,
+        value_BHLd: Tensor,
+        *,
+        visible: Tensor,
+        distance_QL: Tensor,
         bucket_BQL: Tensor | None,
     ) -> Tensor:
         """What each query takes of the values, [B, H, Q, d].
@@ -98,7 +104,13 @@ class SoftmaxBlock(Block):
         return x + drop(linear(wide, self.narrow), self.dropout, self.training)
 
     def mix(
-        self, query_BHQd: Tensor, key_BHLd: Tensor, value_BHLd: Tensor, *, visible: Tensor, distance_QL: Tensor,
+        self,
+        query_BHQd: Tensor,
+        key_BHLd: Tensor,
+        value_BHLd: Tensor,
+        *,
+        visible: Tensor,
+        distance_QL: Tensor,
         bucket_BQL: Tensor | None,
     ) -> Tensor:
         bias = self.bias(distance_QL, bucket_BQL, query_BHQd.dtype)
@@ -129,7 +141,13 @@ class HSTUBlock(Block):
         return x + linear(drop(mixed, self.dropout, self.training), self.out)
 
     def mix(
-        self, query_BHQd: Tensor, key_BHLd: Tensor, value_BHLd: Tensor, *, visible: Tensor, distance_QL: Tensor,
+        self,
+        query_BHQd: Tensor,
+        key_BHLd: Tensor,
+        value_BHLd: Tensor,
+        *,
+        visible: Tensor,
+        distance_QL: Tensor,
         bucket_BQL: Tensor | None,
     ) -> Tensor:
         score = (query_BHQd * query_BHQd.shape[-1] ** -0.5) @ key_BHLd.transpose(-1, -2)

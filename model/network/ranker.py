@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from model.modalities.fusion import ItemVectors
+from model.modalities.fusion import COSINE_SCALE, SCALE, ItemVectors
 from model.network.blocks import BLOCKS, drop
 from model.network.config import RankerConfig
 from model.network.sight import Group, Packed, Padded, buckets
@@ -31,7 +31,8 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__(config)
-        self.item_table = ItemVectors(config.items, config.width, modalities=config.modalities)
+        scale = COSINE_SCALE if config.temperature else SCALE
+        self.item_table = ItemVectors(config.items, config.width, modalities=config.modalities, scale=scale)
         self.behaviour_table = nn.Embedding(config.behaviours + 1, config.width)
         self.position_table = nn.Embedding(config.max_history if config.absolute_positions else 0, config.width)
         self.mask_vector = nn.Parameter(torch.zeros(config.width))
@@ -84,8 +85,8 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
     ) -> Tensor:
         """States [N, D] of packed windows, for training. `place_N`: the position's place in its window.
 
-        Where `masked_N`, the mask vector stands in the item's place; `shift_ND` is added to the items' vectors. With `causal=False` a position sees its whole
-        window.
+        Where `masked_N`, the mask vector stands in the item's place; `shift_ND` is added to the items'
+        vectors. With `causal=False` a position sees its whole window.
         """
         sight = Packed(groups, age_N, timed=self.config.relative_times, causal=causal)
         item_ND = self.item_table(row_N)

@@ -4,19 +4,13 @@ Shapes: T targets, D width, V items, S shared negatives.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from torch import Tensor
 
 from model.objectives.gbce import calibrated_beta, gbce
 from model.objectives.softmax import full_softmax, sampled_softmax
-
-
-class ItemLoss(StrEnum):
-    FULL = "full"
-    SAMPLED = "sampled"
-    GBCE = "gbce"
+from model.options import Loss
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,7 @@ class Negatives:
 
 @dataclass(frozen=True)
 class ItemObjective:
-    loss: ItemLoss
+    loss: Loss
     smoothing: float = 0.0
     """Label smoothing of the full softmax."""
     calibration: float = 0.75
@@ -50,13 +44,13 @@ class ItemObjective:
     ) -> Tensor:
         """Mean loss of `column_T`, in nats. Raises ValueError when a sampled loss gets no negatives."""
         table_VD, bias_V = catalogue
-        if self.loss is ItemLoss.FULL:
+        if self.loss is Loss.FULL:
             return full_softmax(
                 state_TD, table_VD, bias_V, column_T, weight_N=weight_T, smoothing=self.smoothing, dtype=dtype
             )
         if negatives is None:
             raise ValueError(f"loss = {self.loss} needs negatives")
-        if self.loss is ItemLoss.SAMPLED:
+        if self.loss is Loss.SAMPLED:
             return sampled_softmax(
                 state_TD,
                 table_VD,

@@ -18,11 +18,12 @@ from model.objectives.contrastive import Augmentation, augment, nt_xent
 from model.objectives.lifelong import lifelong
 from model.objectives.masked import choose_masked, masked_vector_loss
 from model.objectives.multitask import FixedSum, UncertaintySum
-from model.objectives.next_item import ItemLoss, ItemObjective, Negatives
+from model.objectives.next_item import ItemObjective, Negatives
 from model.objectives.options import ObjectiveOptions, Robust, TaskWeighting
 from model.objectives.packed import windows_of
 from model.objectives.rating import RatingHead, RatingLoss
 from model.objectives.robust import soften, target_nats, truncate
+from model.options import Loss
 from model.sequences import BEHAVIOUR_NAMES, is_target
 from model.windows import Batch
 
@@ -253,7 +254,7 @@ class Objective(nn.Module):
 
     def _trust(self, step: Step, state_TD: Tensor, column_T: Tensor) -> Tensor:
         sampled = {}
-        if self.item.loss is not ItemLoss.FULL and step.negatives is not None:
+        if self.item.loss is not Loss.FULL and step.negatives is not None:
             sampled = {"negative_S": step.negatives.column_S, "log_q_S": step.negatives.log_q_S}
         nats_T = target_nats(state_TD, *step.catalogue, column_T, **sampled)
         if self.options.robust is Robust.SOFTEN:

@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from model.network.config import RankerConfig
 from model.network.ranker import Ranker
-from model.objectives.next_item import ItemLoss, ItemObjective, Negatives
+from model.options import Loss
+from model.objectives.next_item import ItemObjective, Negatives
 from model.objectives.objective import Losses, Objective
 from model.objectives.options import ObjectiveOptions
 from model.objectives.packed import windows_of
@@ -21,7 +22,7 @@ NEGATIVES = Negatives(torch.tensor([0, 3, 3, 8]), torch.tensor([0.2, 0.1, 0.1, 0
 VECTORS = torch.randn(12, 5, generator=torch.Generator().manual_seed(2))
 
 
-def objective(width: int = 4, loss: ItemLoss = ItemLoss.FULL, vector_width: int = 0, **chosen: Any) -> Objective:
+def objective(width: int = 4, loss: Loss = Loss.FULL, vector_width: int = 0, **chosen: Any) -> Objective:
     return Objective(ObjectiveOptions(**chosen), item=ItemObjective(loss), width=width, vector_width=vector_width)
 
 
@@ -72,8 +73,8 @@ def test_the_default_is_the_plain_softmax_bit_for_bit(network: Any, batch: Batch
     assert len(network.passes) == 2  # ours, and the one above: nothing else was computed
 
 
-@pytest.mark.parametrize("loss", list(ItemLoss))
-def test_everything_at_once_trains(network: Any, batch: Batch, loss: ItemLoss) -> None:
+@pytest.mark.parametrize("loss", list(Loss))
+def test_everything_at_once_trains(network: Any, batch: Batch, loss: Loss) -> None:
     """Every part is there, finite, seeded, and gives every parameter that is its own a gradient."""
     whole = objective(
         loss=loss,
@@ -201,7 +202,7 @@ def test_truncation_forgets_the_worst_target(network: Any, batch: Batch) -> None
 
 def test_what_cannot_be_is_refused(network: Any, batch: Batch) -> None:
     with pytest.raises(ValueError, match="negatives"):
-        objective(loss=ItemLoss.GBCE)(network, batch, seed=0)
+        objective(loss=Loss.GBCE)(network, batch, seed=0)
     with pytest.raises(ValueError, match="text vectors"):
         objective(self_supervised=0.5, masked_text_weight=1.0)
 
@@ -224,7 +225,7 @@ def test_with_the_ranker_itself(batch: Batch, block: str, temperature: float) ->
             adversarial_epsilon=0.01,
             robust="soften",
         ),
-        item=ItemObjective(ItemLoss.FULL),
+        item=ItemObjective(Loss.FULL),
         width=8,
         cosine=temperature > 0,
     )

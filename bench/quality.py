@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.gate import Row
+from bench.gate import Row, at_least, at_most
 from bench.quality_data import leave_one_out, read
 
 DATA = Path("../shared/data/ml-1m")
@@ -78,10 +78,8 @@ def run(
     with tempfile.TemporaryDirectory(prefix="ratchet-bench-") as name:
         file = log.write(Path(name) / "log.npz")
         with ThreadPoolExecutor(jobs) as pool:
-            asked = [
-                {"log": str(file), "preset": preset, "seed": seed, "device": device} for seed in range(repetitions)
-            ]
-            found = list(pool.map(_in_own_process, asked))
+            asked = {"log": str(file), "preset": preset, "device": device}
+            found = list(pool.map(_in_own_process, [asked | {"seed": seed} for seed in range(repetitions)]))
     rows = [*_measured(found, published=path.is_dir())]
     if path.is_dir():
         for model, (ndcg, hr) in PUBLISHED.items():
@@ -95,7 +93,7 @@ def _measured(found: list[dict[str, Any]], *, published: bool) -> list[Row]:
         each = [seed["final"][name] for seed in found]
         mean = statistics.mean(each)
         said = f"{name}, mean of {len(each)} seeds ({', '.join(f'{value:.4f}' for value in each)})"
-        rows.append(_held(said, mean, floor) if published else _told(said, mean))
+        rows.append(at_least(said, round(mean, 4), floor, unit="") if published else _told(said, mean))
         low, high = found[0]["intervals"][name]
         rows.append(_told(f"{name}, seed 0: 95 % interval over users from {low:.4f} to", high))
     for cpu_s in sorted({point["cpu_s"] for point in found[0]["curve"]}):
@@ -106,21 +104,9 @@ def _measured(found: list[dict[str, Any]], *, published: bool) -> list[Row]:
     rows.append(_told("CPU-seconds of a training, mean", round(seconds), unit="s"))
     rows.append(_told("targets a CPU-second, mean", round(statistics.mean(s["targets"] / s["cpu_s"] for s in found))))
     peak = max(seed["peak_mb"] for seed in found)
-    rows.append(
-        {
-            "name": "peak memory",
-            "measured": round(peak),
-            "unit": "MB",
-            "bar": f"≤ {PEAK_MB:g}",
-            "holds": peak <= PEAK_MB,
-        }
-    )
+    rows.append(at_most("peak memory", round(peak), PEAK_MB, unit="MB"))
     rows.append(_told("users tested", found[0]["rows"]))
     return rows
-
-
-def _held(name: str, measured: float, floor: float) -> Row:
-    return {"name": name, "measured": round(measured, 4), "unit": "", "bar": f"≥ {floor:g}", "holds": measured >= floor}
 
 
 def _told(name: str, measured: float, unit: str = "") -> Row:

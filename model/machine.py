@@ -10,7 +10,6 @@ import torch
 from model.options import Device, Precision
 from relations.errors import DependencyFailed
 
-
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # malloc.h's M_…
 
 

@@ -1,7 +1,7 @@
 # ruff: noqa: N802 -- shape suffixes are part of the names
 """Which positions are trained, and how they are cut into windows and batches.
 
-Shapes: N events, W windows, U users, F first events, B rows of a batch, L positions.
+Shapes: N events, W windows, U users, F first events, B rows of a batch, L positions, A attributes.
 
 The target of a position is the user's next distinct item: of events on one item directly after one another (view,
 click, cart) only the last position of the run has a target, because predicting the repeat would be trivial. A dislike
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.features import PLAIN, FeatureSpec
 from model.network.sight import Group
 from model.sequences import Histories, is_target
 
@@ -37,9 +38,11 @@ class Corpus:
     next_N: np.ndarray
     first_U: np.ndarray  # target row of each user's first event
     offsets_U1: np.ndarray
+    attribute_NA: np.ndarray  # int32, codes of the feature spec
+    lasting_A: np.ndarray  # bool, whether an attribute is of the user
 
     @staticmethod
-    def of(histories: Histories, row_I: np.ndarray) -> "Corpus":
+    def of(histories: Histories, row_I: np.ndarray, features: FeatureSpec = PLAIN) -> "Corpus":
         """`row_I` maps `histories.items` to vocabulary rows, all of them known."""
         row_N, offsets_U1 = row_I[histories.item_N], histories.offsets_U1
         target_N = np.where(is_target(histories.behaviour_N), row_N, 0)
@@ -56,6 +59,8 @@ class Corpus:
             next_N,
             first_U,
             offsets_U1,
+            features.codes(histories),
+            features.lasting_A,
         )
 
 
@@ -133,7 +138,8 @@ class Batch:
     """One step's input: windows one after another, without padding.
 
     N positions, B windows, T targets. Where there are first events to train, the last window is of one position,
-    row 0: what the network sees of a user without history.
+    row 0: what the network sees of a user without history. Users of whom different things are known there get one such
+    window for each.
     """
 
     row_N: Tensor
@@ -148,6 +154,11 @@ class Batch:
     value_T: Tensor  # float32 of the target's event, NaN: none
     weight_T: Tensor  # float32
     groups: tuple[Group, ...]
+    attribute_NA: Tensor = None  # type: ignore[assignment]  # codes of the feature spec
+
+    def __post_init__(self) -> None:
+        if self.attribute_NA is None:
+            object.__setattr__(self, "attribute_NA", self.row_N.new_zeros((len(self.row_N), 0)))
 
     @property
     def targets(self) -> int:
@@ -235,18 +246,36 @@ def gather(corpus: Corpus, windows: Windows, first_F: np.ndarray) -> Batch:
     row_N, behaviour_N = corpus.row_N[at_N], corpus.behaviour_N[at_N]
     at_T = np.flatnonzero((corpus.next_N[at_N] > 0) & (at_N >= windows.train_W[window_N]))
     event_T = at_N[at_T] + 1
+    attribute_NA = corpus.attribute_NA[at_N]
     groups = _groups(length_B, place_N)
     if len(first_F):
-        at_T = np.concatenate([at_T, np.full(len(first_F), len(row_N))])
-        event_T = np.concatenate([event_T, corpus.offsets_U1[first_F]])
-        groups.append(Group(len(row_N), len(row_N) + 1, 1, 1, None))
-        offsets_B1, user_B = np.append(offsets_B1, len(row_N) + 1), np.append(user_B, -1)
-        row_N, behaviour_N, age_N, place_N = (np.append(of_N, 0) for of_N in (row_N, behaviour_N, age_N, place_N))
+        first_event_F = corpus.offsets_U1[first_F]
+        known_GA, window_F = _distinct(corpus.attribute_NA[first_event_F] * corpus.lasting_A)
+        end, count = len(row_N), len(known_GA)
+        at_T = np.concatenate([at_T, end + window_F])
+        event_T = np.concatenate([event_T, first_event_F])
+        groups.append(Group(end, end + count, count, 1, None))
+        offsets_B1 = np.concatenate([offsets_B1, end + 1 + np.arange(count)])
+        user_B = np.concatenate([user_B, np.full(count, -1)])
+        nothing_G = np.zeros(count, dtype=np.int64)
+        row_N, behaviour_N, age_N, place_N = (
+            np.concatenate([of_N, nothing_G]) for of_N in (row_N, behaviour_N, age_N, place_N)
+        )
+        attribute_NA = np.concatenate([attribute_NA, known_GA])
     arrays = (row_N, behaviour_N, age_N, place_N, offsets_B1, user_B, at_T, corpus.row_N[event_T])
     whole = (torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)) for array in arrays)
     behaviour_T = torch.from_numpy(corpus.behaviour_N[event_T].astype(np.int64))
     value_T, weight_T = torch.from_numpy(corpus.value_N[event_T]), torch.from_numpy(corpus.weight_N[event_T])
-    return Batch(*whole, behaviour_T, value_T, weight_T, tuple(groups))
+    codes = torch.from_numpy(attribute_NA.astype(np.int64))
+    return Batch(*whole, behaviour_T, value_T, weight_T, tuple(groups), codes)
+
+
+def _distinct(code_FA: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct rows, and which of them each row is."""
+    if not code_FA.shape[1]:
+        return code_FA[:1], np.zeros(len(code_FA), dtype=np.int64)
+    known_GA, which_F = np.unique(code_FA, axis=0, return_inverse=True)
+    return known_GA, which_F.ravel()
 
 
 def _groups(length_B: np.ndarray, place_N: np.ndarray) -> list[Group]:
@@ -260,8 +289,6 @@ def _groups(length_B: np.ndarray, place_N: np.ndarray) -> list[Group]:
         held, length = int(width[:take].sum()), int(width[take - 1])
         window_M = np.repeat(np.arange(take), width[:take])
         place_M = None if held == take * length else window_M * length + place_N[token : token + held]
-        groups.append(
-            Group(token, token + held, take, length, None if place_M is None else torch.from_numpy(place_M))
-        )
+        groups.append(Group(token, token + held, take, length, None if place_M is None else torch.from_numpy(place_M)))
         begin, token = begin + take, token + held
     return groups

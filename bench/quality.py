@@ -142,10 +142,10 @@ def train_and_test(
     from model.fit import fit_full
     from model.network.ranker import Ranker
     from model.objectives.options import ObjectiveOptions
-    from model.options import NetworkOptions, TrainOptions
+    from model.options import Device, NetworkOptions, TrainOptions
 
     data = leave_one_out(read_log(file), back=back)
-    training = TrainOptions(**recipe.training, seed=seed, threads=1, device=device)
+    training = TrainOptions(**recipe.training, seed=seed, threads=1, device=Device(device))
     vocabulary = tuple(str(item) for item in data.train.items)
     curve: list[dict[str, Any]] = []
     testing = 0.0

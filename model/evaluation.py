@@ -7,11 +7,12 @@ recommender, I items and N events of the holdout, G categories.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
+from model.features import PLAIN, FeatureSpec
 from model.fitted import Fitted
 from model.inputs import Inputs
 from model.metrics import lists, ranking
@@ -35,17 +36,30 @@ class Recommender(Protocol):
         """Float [B, V] for histories in its own rows; column c is `items[c]`."""
 
 
+@runtime_checkable
+class Attributed(Protocol):
+    """A recommender that looks at more than events, by its own feature spec."""
+
+    @property
+    def features(self) -> FeatureSpec: ...
+
+
+def features_of(recommender: Recommender) -> FeatureSpec:
+    return recommender.features if isinstance(recommender, Attributed) else PLAIN
+
+
 class RankerRecommender:
     """A ranker as a recommender of `items`, those of its rows, on the device where it is."""
 
-    def __init__(self, ranker: Ranker, items: Sequence[str]) -> None:
+    def __init__(self, ranker: Ranker, items: Sequence[str], features: FeatureSpec = PLAIN) -> None:
         self._ranker = materialised(ranker)
         self.items = items
+        self.features = features
         self.max_history: int = ranker.config.max_history
 
     @staticmethod
     def of(fitted: Fitted) -> "RankerRecommender":
-        return RankerRecommender(fitted.ranker, fitted.vocabulary.items)
+        return RankerRecommender(fitted.ranker, fitted.vocabulary.items, fitted.features)
 
     def scores(self, inputs: Inputs) -> np.ndarray:
         with torch.inference_mode():
@@ -192,6 +206,10 @@ class _Visible:
         known_N = row_N > 0
         before_N1 = np.concatenate([[0], np.cumsum(known_N)])
         self._row_K, self._behaviour_K = row_N[known_N], histories.behaviour_N[known_N]
+        features = features_of(recommender)
+        code_NA = features.codes(histories)
+        # Of a user without visible events what is of the user is known all the same, at the time of asking.
+        self._attribute_KA, self._alone_RA = code_NA[known_N], code_NA[holdout.event_R] * features.lasting_A
         self._time_K, self._asked_R = histories.time_N[known_N], histories.time_N[holdout.event_R]
         self._begin_R = before_N1[histories.offsets_U1[holdout.user_R]]
         self._end_R = before_N1[holdout.visible_R]
@@ -205,11 +223,15 @@ class _Visible:
         at = end - np.arange(width, 0, -1)
         real = at >= begin
         at = np.where(real, at, 0)
-        if not len(self._row_K):
-            return Inputs.nothing(*at.shape)
-        age_BL = (self._asked_R[rows, None] - self._time_K[at]) // 1_000_000
-        arrays = (self._row_K[at], self._behaviour_K[at], age_BL)
-        return Inputs(*(np.where(real, array_BL, 0) for array_BL in arrays))
+        found = Inputs.nothing(*at.shape, attributes=self._alone_RA.shape[1])
+        if len(self._row_K):
+            age_BL = (self._asked_R[rows, None] - self._time_K[at]) // 1_000_000
+            arrays = (self._row_K[at], self._behaviour_K[at], age_BL, self._attribute_KA[at])
+            for whole, array in zip(found.all(), arrays, strict=True):
+                whole[real] = array[real]
+        alone_B = ~real[:, -1]
+        found.attribute_BLA[alone_B, -1] = self._alone_RA[rows][alone_B]
+        return found
 
     def seen(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions (row of the batch, column) of all visible items, however old."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from model.evaluation import RankerRecommender, evaluate
+from model.features import FeatureOptions, FeatureSpec
 from model.fitted import Fitted
 from model.growth import grow
 from model.machine import seeded_threads
@@ -32,6 +33,7 @@ VALIDATION_SHARE = 0.1
 """Newest share of the events that early stopping is judged on."""
 VALIDATION_USERS = 2_000
 PLAIN = ObjectiveOptions()
+NO_FEATURES = FeatureOptions()
 
 
 def fit_full(
@@ -45,6 +47,7 @@ def fit_full(
     on_step: OnStep | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Fitted:
+    features: FeatureOptions = NO_FEATURES,
     """Fit from scratch on all of `histories`; cut them by time first (`split_by_time`).
 
     `run` holds the checkpoint that a killed training resumes from; it is left there, and the caller may delete it.
@@ -52,10 +55,12 @@ def fit_full(
     target, DependencyFailed for `cuda` without CUDA.
     """
     validate = None
+    `features` declares what else of `histories.attributes` the network sees; the spec is fitted on the same events.
     if training.patience:
         histories, validate = _judged(histories, training)
     vocabulary = Vocabulary(tuple(str(item) for item in histories.items))
-    corpus = Corpus.of(histories, np.arange(1, len(vocabulary) + 1))
+    spec = FeatureSpec.fit(histories, features)
+    corpus = Corpus.of(histories, np.arange(1, len(vocabulary) + 1), spec)
     if not corpus.first_U.any() and not corpus.next_N.any():
         raise DataRejected(f"events: {len(histories)} events hold nothing to learn from; ingest more events first")
     beside = _beside(modalities, vocabulary)
@@ -78,6 +83,7 @@ def fit_full(
         if not beside:  # popular items would outrank all that nobody has met, however well their vectors fit
             ranker.start_from_popularity(count_V)
         ranker.item_table.start(beside)
+            attributes=spec.sizes,
         loss = _objective(objective, training, config)
         loss.start(torch.from_numpy(corpus.behaviour_N), torch.from_numpy(corpus.value_N))
         outcome = train(
@@ -88,14 +94,15 @@ def fit_full(
             optimizer_state=None,
             count_V=count_V,
             fingerprint=_fingerprint(
-                corpus, vocabulary, asdict(network), asdict(training), asdict(objective), _digests(beside)
+                corpus, vocabulary, asdict(network), asdict(training), asdict(objective), _digests(beside),
+                spec.stated(),
             ),
             run=run,
-            validate=None if validate is None else validate(vocabulary),
+            validate=None if validate is None else validate(vocabulary, spec),
             on_step=on_step,
             on_epoch=on_epoch,
         )
-    return _fitted(ranker, loss, vocabulary, outcome)
+    return _fitted(ranker, loss, vocabulary, spec, outcome)
 
 
 def fit_increment(
@@ -130,7 +137,7 @@ def fit_increment(
     length = parent.ranker.config.max_history
     histories, new_N = merge(past, new)
     vocabulary = parent.vocabulary.grown(str(item) for item in histories.items)
-    corpus = Corpus.of(histories, vocabulary.rows(histories.items))
+    corpus = Corpus.of(histories, vocabulary.rows(histories.items), parent.features)
     fresh = cover(corpus, new_N, length=length)
     opens_U = new_N[corpus.offsets_U1[:-1]]
     if not len(fresh) and not corpus.first_U[opens_U].any():
@@ -164,10 +171,12 @@ def fit_increment(
             run=run,
             on_step=on_step,
         )
-    return _fitted(ranker, loss, vocabulary, outcome)
+    return _fitted(ranker, loss, vocabulary, parent.features, outcome)
 
 
-def _fitted(ranker: Ranker, loss: Objective, vocabulary: Vocabulary, outcome: Outcome) -> Fitted:
+def _fitted(
+    ranker: Ranker, loss: Objective, vocabulary: Vocabulary, features: FeatureSpec, outcome: Outcome
+) -> Fitted:
     return Fitted(
         ranker=ranker,
         objective=loss.options,
@@ -182,18 +191,23 @@ def _objective(options: ObjectiveOptions, training: TrainOptions, config: Ranker
     return Objective(options, item=item, width=config.width, cosine=bool(config.temperature))
 
 
-def _judged(histories: Histories, training: TrainOptions) -> tuple[Histories, Callable[[Vocabulary], Validate]]:
+def _judged(
+    histories: Histories, training: TrainOptions
+) -> tuple[Histories, Callable[[Vocabulary, FeatureSpec], Validate]]:
     """What is left to learn from, and the judge of a network with a vocabulary: NDCG@10 on the newest events."""
     split = split_by_time(histories, holdout_share=VALIDATION_SHARE)
     holdout = split.holdout.sample_users(VALIDATION_USERS, seed=training.seed)
     if not len(split.train) or not len(holdout):
+        features=features,
         raise DataRejected(
             f"[train] patience = {training.patience}: the newest tenth of {len(histories)} events leaves nothing to "
             "learn from or nothing to judge on; set patience = 0 or ingest more events"
         )
 
-    def judge_of(vocabulary: Vocabulary) -> Validate:
-        return lambda ranker: evaluate(RankerRecommender(ranker, vocabulary.items), holdout, draws=0).overall["ndcg@10"]
+    def judge_of(vocabulary: Vocabulary, features: FeatureSpec) -> Validate:
+        return lambda ranker: evaluate(
+            RankerRecommender(ranker, vocabulary.items, features), holdout, draws=0
+        ).overall["ndcg@10"]
 
     return split.train, judge_of
 

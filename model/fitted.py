@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from model.digest import digest_tensors
 from model.network.config import RankerConfig
+from model.features import PLAIN, FeatureSpec
 from model.network.ranker import Ranker
 from model.objectives.options import ObjectiveOptions
 from model.vocabulary import Vocabulary
@@ -34,11 +35,13 @@ class Fitted:
     seconds: float
     tokens: int
     targets: int
+    features: FeatureSpec = PLAIN
 
     @property
     def digest(self) -> str:
-        """SHA-256 of weights and vocabulary: equal digests mean equal answers."""
-        return digest_tensors(self.ranker.state_dict(), self.vocabulary.to_json())
+        """SHA-256 of weights, vocabulary and feature spec: equal digests mean equal answers."""
+        spec = json.dumps(self.features.stated()) if self.features.attributes else ""
+        return digest_tensors(self.ranker.state_dict(), self.vocabulary.to_json() + spec)
 
 
 def save_fitted(fitted: Fitted, folder: Path) -> None:
@@ -67,6 +70,7 @@ def save_fitted(fitted: Fitted, folder: Path) -> None:
         "tokens": fitted.tokens,
         "targets": fitted.targets,
         "objective": asdict(fitted.objective),
+        "features": fitted.features.stated(),
     }
     (temporary / "training.json").write_text(json.dumps(training), encoding="utf-8")
     if folder.exists():
@@ -87,6 +91,7 @@ def load_fitted(folder: Path) -> Fitted:
         optimizer = load_file(folder / "optimizer.safetensors")
         objective_state = load_file(folder / "objective.safetensors")
         objective = ObjectiveOptions(**training.pop("objective"))
+        training["features"] = FeatureSpec.read(training.get("features", ()))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise DataRejected(f"{folder}: not a model checkpoint ({error}); restore it or train again") from error
     vocabulary = Vocabulary.load(folder / "vocabulary.json")

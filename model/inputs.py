@@ -1,6 +1,6 @@
 """What a recommender is asked with: histories side by side.
 
-Shapes: B rows, L positions.
+Shapes: B rows, L positions, A attributes.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,17 @@ class Inputs:
     row_BL: np.ndarray  # int64
     behaviour_BL: np.ndarray  # int64, position in model.sequences.BEHAVIOUR_NAMES
     age_BL: np.ndarray  # int64, seconds before the answer is asked for; 0 where times are unknown
+    attribute_BLA: np.ndarray  # int64, codes of the recommender's feature spec
 
     @staticmethod
-    def nothing(rows: int, length: int) -> "Inputs":
+    def nothing(rows: int, length: int, *, attributes: int = 0) -> "Inputs":
         """Padding alone, to be written into."""
-        return Inputs(*(np.zeros((rows, length), dtype=np.int64) for _ in range(3)))
+        codes = (np.zeros((rows, length), dtype=np.int64) for _ in range(3))
+        return Inputs(*codes, np.zeros((rows, length, attributes), dtype=np.int64))
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """In the order of the network's arguments."""
-        return self.row_BL, self.behaviour_BL, self.age_BL
+    def all(self) -> tuple[np.ndarray, ...]:
+        return self.row_BL, self.behaviour_BL, self.age_BL, self.attribute_BLA
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """In the order of the network's arguments; attributes are none where the network knows none."""
+        return self.all() if self.attribute_BLA.shape[2] else self.all()[:3]

@@ -4,12 +4,14 @@
 Shapes: N events, U users, R rows of a holdout, I items, B behaviours (code 0 is padding).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from model.attributes import Column
 from relations.errors import DataRejected
 from relations.schemas import ITEM_BEHAVIOURS
 
@@ -39,6 +41,7 @@ class Histories:
     offsets_U1: np.ndarray  # int64
     value_N: np.ndarray = None  # type: ignore[assignment]  # float32: a rating, seconds of dwell; NaN: none
     weight_N: np.ndarray = None  # type: ignore[assignment]  # float32, what the event counts as a target
+    attributes: Mapping[str, Column] = field(default_factory=dict)  # of user and context, as of the event
 
     def __post_init__(self) -> None:
         for name, usual in (("value_N", np.nan), ("weight_N", 1.0)):
@@ -99,6 +102,7 @@ class Histories:
             self.time_N[keep_N],
             self.value_N[keep_N],
             self.weight_N[keep_N],
+            {name: column.take(keep_N) for name, column in self.attributes.items()},
         )
 
     def before(self, cutoff_us: int) -> "Histories":
@@ -131,6 +135,10 @@ def merge(earlier: Histories, later: Histories) -> tuple[Histories, np.ndarray]:
     order_N = np.lexsort([late_N, time_N, user_N])
     value_N = np.concatenate([earlier.value_N, later.value_N])
     weight_N = np.concatenate([earlier.weight_N, later.weight_N])
+    attributes = {
+        name: (_said(earlier, name) + _said(later, name)).take(order_N)
+        for name in sorted({*earlier.attributes, *later.attributes})
+    }
     whole = _assemble(
         users,
         items,
@@ -140,8 +148,13 @@ def merge(earlier: Histories, later: Histories) -> tuple[Histories, np.ndarray]:
         time_N[order_N],
         value_N[order_N],
         weight_N[order_N],
+        attributes,
     )
     return whole, late_N[order_N]
+
+
+def _said(histories: Histories, name: str) -> Column:
+    return histories.attributes.get(name) or Column.nothing(len(histories))
 
 
 def is_target(behaviour_N: np.ndarray) -> np.ndarray:
@@ -269,7 +282,10 @@ def _assemble(
     time_N: np.ndarray,
     value_N: np.ndarray,
     weight_N: np.ndarray,
+    attributes: Mapping[str, Column] | None = None,
 ) -> Histories:
     counts_U = np.bincount(user_N, minlength=len(users))
     offsets_U1 = np.concatenate([[0], np.cumsum(counts_U)]).astype(np.int64)
-    return Histories(users, items, item_N.astype(np.int64), behaviour_N, time_N, offsets_U1, value_N, weight_N)
+    return Histories(
+        users, items, item_N.astype(np.int64), behaviour_N, time_N, offsets_U1, value_N, weight_N, attributes or {}
+    )

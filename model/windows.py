@@ -38,8 +38,13 @@ class Corpus:
     next_N: np.ndarray
     first_U: np.ndarray  # target row of each user's first event
     offsets_U1: np.ndarray
-    attribute_NA: np.ndarray  # int32, codes of the feature spec
-    lasting_A: np.ndarray  # bool, whether an attribute is of the user
+    attribute_NA: np.ndarray = None  # type: ignore[assignment]  # int32, codes of the feature spec
+    lasting_A: np.ndarray = None  # type: ignore[assignment]  # bool, whether an attribute is of the user
+
+    def __post_init__(self) -> None:
+        if self.attribute_NA is None:
+            object.__setattr__(self, "attribute_NA", np.zeros((len(self.row_N), 0), dtype=np.int32))
+            object.__setattr__(self, "lasting_A", np.zeros(0, dtype=bool))
 
     @staticmethod
     def of(histories: Histories, row_I: np.ndarray, features: FeatureSpec = PLAIN) -> "Corpus":

@@ -28,6 +28,7 @@ class RankerConfig(PreTrainedConfig):  # type: ignore[misc]
     relative_times: a learned bias for each bucket of the time between key and request, and head (Zhai et al. 2024).
     temperature: above 0, logits are cosines over this; 0: inner products.
     modalities: what items say and look like beside their ids (`model.modalities.fusion.TowerConfig`), by name.
+    attributes: what is known of users and events (`model.features.FeatureSpec`): how many codes each has, by name.
     """
 
     model_type = "ratchet_ranker"
@@ -50,6 +51,7 @@ class RankerConfig(PreTrainedConfig):  # type: ignore[misc]
         relative_times: bool = True,
         temperature: float = 0.0,
         modalities: dict[str, dict[str, Any]] | None = None,
+        attributes: dict[str, int] | None = None,
         **rest: Any,
     ) -> None:
         self.items = items
@@ -66,4 +68,5 @@ class RankerConfig(PreTrainedConfig):  # type: ignore[misc]
         self.relative_times = relative_times
         self.temperature = temperature
         self.modalities = modalities or {}
+        self.attributes = attributes or {}
         super().__init__(**rest)

@@ -1,6 +1,6 @@
 """The network: a causal transformer over a user's events that scores every item.
 
-Shapes: N packed positions, B users, L positions (left-padded with 0), D width, V items.
+Shapes: N packed positions, B users, L positions (left-padded with 0), D width, V items, A attributes.
 """
 
 from collections.abc import Sequence
@@ -35,6 +35,8 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
         self.item_table = ItemVectors(config.items, config.width, modalities=config.modalities, scale=scale)
         self.behaviour_table = nn.Embedding(config.behaviours + 1, config.width)
         self.position_table = nn.Embedding(config.max_history if config.absolute_positions else 0, config.width)
+        # Zeros, and not of chance: a network with attributes begins as the one without.
+        self.attribute_tables = nn.ParameterList(torch.zeros(n, config.width) for n in config.attributes.values())
         self.mask_vector = nn.Parameter(torch.zeros(config.width))
         self.item_bias = nn.Parameter(torch.zeros(config.items + 1))
         self.blocks = nn.ModuleList(BLOCKS[config.block](config) for _ in range(config.blocks))
@@ -53,17 +55,18 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
         log_V = torch.from_numpy(np.log(np.maximum(count_V, 1))).to(self.item_bias)
         self.item_bias[1:] = log_V - log_V.mean()
 
-    def forward(self, items: Tensor, behaviours: Tensor, ages: Tensor) -> Tensor:
+    def forward(self, items: Tensor, behaviours: Tensor, ages: Tensor, attributes: Tensor | None = None) -> Tensor:
         """Scores [B, V] of the next item; column c is vocabulary row c + 1.
 
         `items`, `behaviours` and `ages` int64 [B, L], newest last, left-padded with 0, 1 ≤ L ≤ max_history. An age is
-        in seconds before the request; all 0 where times are unknown.
+        in seconds before the request; all 0 where times are unknown. `attributes` int64 [B, L, A], codes of the feature
+        spec; None: all missing.
         """
         real_BL = items > 0
         place_BL = (real_BL.cumsum(dim=1) - 1).clamp(min=0)
         bucket_BLL = buckets(ages) if self.config.relative_times else None
         sight = Padded(real_BL, bucket_BLL)
-        x_BLD = self._embed(self.item_table(items), behaviours, place_BL)
+        x_BLD = self._embed(self.item_table(items), behaviours, place_BL, attributes)
         for block in self.blocks[:-1]:
             x_BLD = block(x_BLD, sight, x_BLD.dtype)
         newest = Padded(real_BL, bucket_BLL, newest_only=True)
@@ -82,6 +85,7 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
         masked_N: Tensor | None = None,
         shift_ND: Tensor | None = None,
         causal: bool = True,
+        attribute_NA: Tensor | None = None,
     ) -> Tensor:
         """States [N, D] of packed windows, for training. `place_N`: the position's place in its window.
 
@@ -94,7 +98,7 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
             item_ND = torch.where(masked_N[:, None], self.mask_vector, item_ND)
         if shift_ND is not None:
             item_ND = item_ND + shift_ND
-        x_ND = self._embed(item_ND, behaviour_N, place_N)
+        x_ND = self._embed(item_ND, behaviour_N, place_N, attribute_NA)
         for block in self.blocks:
             x_ND = block(x_ND, sight, dtype)
         return self._finish(x_ND)
@@ -123,10 +127,13 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
             table_VD, bias_V = functional.pad(table_VD, (0, 0, 0, spare)), functional.pad(bias_V, (0, spare))
         return functional.linear(state_BD, table_VD, bias_V)[:, 1 : self.config.items + 1]
 
-    def _embed(self, item: Tensor, behaviour: Tensor, place: Tensor) -> Tensor:
+    def _embed(self, item: Tensor, behaviour: Tensor, place: Tensor, attribute: Tensor | None) -> Tensor:
         x = item + self.behaviour_table(behaviour)
         if self.config.absolute_positions:
             x = x + self.position_table(place)
+        if attribute is not None:
+            for table, code in zip(self.attribute_tables, attribute.unbind(-1), strict=True):
+                x = x + functional.embedding(code, table, padding_idx=0)  # 0, a missing value, stays at zero
         return drop(x, self.config.dropout, self.training)
 
 

@@ -43,6 +43,7 @@ class Network(Protocol):
         masked_N: Tensor | None = None,
         shift_ND: Tensor | None = None,
         causal: bool = True,
+        attribute_NA: Tensor | None = None,
     ) -> Tensor:
         """States [N, D]. Where `masked_N`, a mask vector stands in the item's place; `shift_ND` is added to the vectors
         of the items."""
@@ -90,6 +91,7 @@ class Step:
             masked_N=masked_N,
             shift_ND=shift_ND,
             causal=causal,
+            attribute_NA=batch.attribute_NA,
         )
 
 

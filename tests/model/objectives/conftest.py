@@ -74,7 +74,7 @@ class TinyNetwork(nn.Module):
     def encode(
         self, row_N: Tensor, behaviour_N: Tensor, age_N: Tensor, place_N: Tensor, *, groups: Any,
         dtype: torch.dtype = torch.float32, masked_N: Tensor | None = None, shift_ND: Tensor | None = None,
-        causal: bool = True,
+        causal: bool = True, attribute_NA: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         self.passes.append({"masked_N": masked_N, "shift_ND": shift_ND, "causal": causal})
         item = self.table[row_N]

@@ -43,19 +43,19 @@ def fit_full(
     training: TrainOptions,
     objective: ObjectiveOptions = PLAIN,
     modalities: Mapping[str, NamedVectors] | None = None,
+    features: FeatureOptions = NO_FEATURES,
     run: Path | None = None,
     on_step: OnStep | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Fitted:
-    features: FeatureOptions = NO_FEATURES,
     """Fit from scratch on all of `histories`; cut them by time first (`split_by_time`).
 
     `run` holds the checkpoint that a killed training resumes from; it is left there, and the caller may delete it.
+    `features` declares what else of `histories.attributes` the network sees; the spec is fitted on the same events.
     With `patience` the newest tenth of the events is judged on, not learnt from. Raises DataRejected without a single
     target, DependencyFailed for `cuda` without CUDA.
     """
     validate = None
-    `features` declares what else of `histories.attributes` the network sees; the spec is fitted on the same events.
     if training.patience:
         histories, validate = _judged(histories, training)
     vocabulary = Vocabulary(tuple(str(item) for item in histories.items))
@@ -76,6 +76,7 @@ def fit_full(
             items=len(vocabulary),
             behaviours=len(BEHAVIOUR_NAMES) - 1,
             modalities=TowerConfig.of(beside),
+            attributes=spec.sizes,
             **asdict(network),
         )
         ranker = Ranker(config)
@@ -83,7 +84,6 @@ def fit_full(
         if not beside:  # popular items would outrank all that nobody has met, however well their vectors fit
             ranker.start_from_popularity(count_V)
         ranker.item_table.start(beside)
-            attributes=spec.sizes,
         loss = _objective(objective, training, config)
         loss.start(torch.from_numpy(corpus.behaviour_N), torch.from_numpy(corpus.value_N))
         outcome = train(
@@ -182,6 +182,7 @@ def _fitted(
         objective=loss.options,
         objective_state=loss.state_dict(),
         vocabulary=vocabulary,
+        features=features,
         **outcome.__dict__,
     )
 
@@ -198,7 +199,6 @@ def _judged(
     split = split_by_time(histories, holdout_share=VALIDATION_SHARE)
     holdout = split.holdout.sample_users(VALIDATION_USERS, seed=training.seed)
     if not len(split.train) or not len(holdout):
-        features=features,
         raise DataRejected(
             f"[train] patience = {training.patience}: the newest tenth of {len(histories)} events leaves nothing to "
             "learn from or nothing to judge on; set patience = 0 or ingest more events"

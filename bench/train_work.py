@@ -95,7 +95,7 @@ class Meter:
             return
         self.steps += 1
         self.cpu_s, self.wall_s, self.loss = now - self._cpu, wall - self._wall, loss
-        if max(self.cpu_s, self.wall_s) >= self._seconds:
+        if self.cpu_s >= self._seconds:
             raise _Enough
 
 

@@ -92,7 +92,7 @@ def test_a_training_is_counted_and_ended(tmp_path: Path, loss: str, precision: s
     assert found.items == 20
     assert 0 < found.targets <= found.tokens + found.steps * 40  # first events have no position of their own
     assert found.pairs > found.tokens  # windows are longer than one event
-    assert found.cpu_s >= 0.05 or found.wall_s >= 0.05
+    assert found.cpu_s >= 0.05
     assert found.peak_mb > 50
     assert np.isfinite(found.loss)
 

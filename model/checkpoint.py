@@ -29,6 +29,8 @@ class Progress:
     seconds: float = 0.0
     best_epoch: int = 0
     best_score: float = NEVER
+    secret: int = 0
+    """Of a private training; forgotten with its last step."""
 
     def after(self, *, index: int, tokens: int, targets: int, seconds: float) -> "Progress":
         """One step on, which took the batches up to `index`."""
@@ -41,25 +43,38 @@ class Progress:
             seconds=seconds,
         )
 
+    def past(self, index: int) -> "Progress":
+        """Beyond batches that held nothing to learn from: no step."""
+        return replace(self, index=index)
+
     def next_epoch(self) -> "Progress":
         return replace(self, epoch=self.epoch + 1, index=0)
 
 
 @dataclass
 class Checkpoint:
-    """All that a training needs to go on. `best`: the weights of the best epoch so far, where epochs are judged."""
+    """All that a training needs to go on.
+
+    `best`: weights of the best epoch so far, where epochs are judged, and `best_optimizer` its state then.
+    """
 
     progress: Progress
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     best: Mapping[str, Tensor] = field(default_factory=dict)
+    best_optimizer: Mapping[str, Tensor] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     """Nats, one a step."""
 
     def write(self, run: Path) -> None:
         """Under `run`; a kill at any moment leaves the former file or the new one."""
         run.mkdir(parents=True, exist_ok=True)
-        parts = {"weights": self.weights, "optimizer": self.optimizer, "best": self.best}
+        parts = {
+            "weights": self.weights,
+            "optimizer": self.optimizer,
+            "best": self.best,
+            "best_optimizer": self.best_optimizer,
+        }
         tensors = {
             f"{part}/{name}": tensor.detach().cpu().contiguous()
             for part, named in parts.items()
@@ -87,8 +102,8 @@ class Checkpoint:
                 losses = [float(loss) for loss in json.loads(stated["losses"])]
         except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
             return None
-        parts: dict[str, Tensors] = {"weights": {}, "optimizer": {}, "best": {}}
+        parts: dict[str, Tensors] = {"weights": {}, "optimizer": {}, "best": {}, "best_optimizer": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
             parts[part][rest] = tensor
-        return Checkpoint(progress, parts["weights"], parts["optimizer"], parts["best"], losses)
+        return Checkpoint(progress, losses=losses, **parts)

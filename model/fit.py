@@ -22,7 +22,9 @@ from model.objectives.next_item import ItemObjective
 from model.objectives.objective import Objective
 from model.objectives.options import ObjectiveOptions
 from model.optimizers.options import Schedule
+from model.optimizers.private import Phase
 from model.options import IncrementOptions, NetworkOptions, TrainOptions
+from model.private_steps import refuse_unbounded
 from model.sequences import BEHAVIOUR_NAMES, Histories, merge, split_by_time
 from model.trainer import OnEpoch, OnStep, Outcome, Validate, train
 from model.vocabulary import Vocabulary
@@ -56,6 +58,8 @@ def fit_full(
     target, DependencyFailed for `cuda` without CUDA.
     """
     validate = None
+    if training.dp_clip:
+        refuse_unbounded(training, objective)
     if training.patience:
         histories, validate = _judged(histories, training)
     vocabulary = Vocabulary(tuple(str(item) for item in histories.items))
@@ -67,7 +71,7 @@ def fit_full(
 
     def epoch_of(epoch: int) -> Epoch:
         rng = np.random.default_rng([training.seed, epoch])
-        windows = tile(corpus, length=network.max_history, rng=rng)
+        windows = tile(corpus, length=network.max_history, rng=None if training.dp_clip else rng)
         return Epoch.of(corpus, windows, opens_U=None, batch_tokens=training.batch_tokens, rng=rng)
 
     with seeded_threads(training.threads):
@@ -81,7 +85,8 @@ def fit_full(
         )
         ranker = Ranker(config)
         count_V = np.bincount(corpus.row_N, minlength=len(vocabulary) + 1)[1:]
-        if not beside:  # popular items would outrank all that nobody has met, however well their vectors fit
+        # popular items would outrank all that nobody has met, however well their vectors fit; nor are counts private
+        if not beside and not training.dp_clip:
             ranker.start_from_popularity(count_V)
         ranker.item_table.start(beside)
         loss = _objective(objective, training, config)
@@ -93,8 +98,14 @@ def fit_full(
             options=training,
             optimizer_state=None,
             count_V=count_V,
+            users=len(histories.users),
             fingerprint=_fingerprint(
-                corpus, vocabulary, asdict(network), asdict(training), asdict(objective), _digests(beside),
+                corpus,
+                vocabulary,
+                asdict(network),
+                asdict(training),
+                asdict(objective),
+                _digests(beside),
                 spec.stated(),
             ),
             run=run,
@@ -134,6 +145,8 @@ def fit_increment(
         warm_up=0.0,
         patience=0,
     )
+    if options.dp_clip:
+        refuse_unbounded(options, parent.objective)
     length = parent.ranker.config.max_history
     histories, new_N = merge(past, new)
     vocabulary = parent.vocabulary.grown(str(item) for item in histories.items)
@@ -148,8 +161,9 @@ def fit_increment(
 
     def epoch_of(epoch: int) -> Epoch:
         rng = np.random.default_rng([options.seed, epoch])
-        old = tile(corpus, length=length, rng=rng, stop_U=stop_U)
-        windows = fresh + _draw(old, corpus, wanted, rng)
+        old = tile(corpus, length=length, rng=None if options.dp_clip else rng, stop_U=stop_U)
+        # privately all of them: how many of one user's are replayed must not follow from another's events
+        windows = fresh + (old if options.dp_clip else _draw(old, corpus, wanted, rng))
         return Epoch.of(corpus, windows, opens_U=opens_U, batch_tokens=options.batch_tokens, rng=rng)
 
     with seeded_threads(options.threads):
@@ -165,6 +179,8 @@ def fit_increment(
             options=options,
             optimizer_state=parent.optimizer_state,
             count_V=np.bincount(corpus.row_N, minlength=len(vocabulary) + 1)[1:],
+            users=len(histories.users),
+            spent=_spent(parent, private=options.dp_clip > 0),
             fingerprint=_fingerprint(
                 corpus, vocabulary, new_N, asdict(increment), asdict(options), parent.digest, _digests(beside)
             ),
@@ -174,9 +190,7 @@ def fit_increment(
     return _fitted(ranker, loss, vocabulary, parent.features, outcome)
 
 
-def _fitted(
-    ranker: Ranker, loss: Objective, vocabulary: Vocabulary, features: FeatureSpec, outcome: Outcome
-) -> Fitted:
+def _fitted(ranker: Ranker, loss: Objective, vocabulary: Vocabulary, features: FeatureSpec, outcome: Outcome) -> Fitted:
     return Fitted(
         ranker=ranker,
         objective=loss.options,
@@ -185,6 +199,13 @@ def _fitted(
         features=features,
         **outcome.__dict__,
     )
+
+
+def _spent(parent: Fitted, *, private: bool) -> tuple[Phase, ...]:
+    """Of what the parent learnt: without privacy it has no bound, and neither has what goes on from it."""
+    if parent.privacy is not None:
+        return parent.privacy.phases
+    return (Phase(0.0, 1.0, parent.steps),) if private else ()
 
 
 def _objective(options: ObjectiveOptions, training: TrainOptions, config: RankerConfig) -> Objective:
@@ -205,9 +226,9 @@ def _judged(
         )
 
     def judge_of(vocabulary: Vocabulary, features: FeatureSpec) -> Validate:
-        return lambda ranker: evaluate(
-            RankerRecommender(ranker, vocabulary.items, features), holdout, draws=0
-        ).overall["ndcg@10"]
+        return lambda ranker: evaluate(RankerRecommender(ranker, vocabulary.items, features), holdout, draws=0).overall[
+            "ndcg@10"
+        ]
 
     return split.train, judge_of
 

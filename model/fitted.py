@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,10 +14,12 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from model.digest import digest_tensors
-from model.network.config import RankerConfig
 from model.features import PLAIN, FeatureSpec
+from model.network.config import RankerConfig
 from model.network.ranker import Ranker
 from model.objectives.options import ObjectiveOptions
+from model.optimizers.private import Phase
+from model.private_steps import Privacy
 from model.vocabulary import Vocabulary
 from relations.errors import DataRejected
 
@@ -36,6 +39,8 @@ class Fitted:
     tokens: int
     targets: int
     features: FeatureSpec = PLAIN
+    privacy: Privacy | None = None
+    """Of all trainings so far; None: none of them bounded what it tells of a user."""
 
     @property
     def digest(self) -> str:
@@ -71,6 +76,7 @@ def save_fitted(fitted: Fitted, folder: Path) -> None:
         "targets": fitted.targets,
         "objective": asdict(fitted.objective),
         "features": fitted.features.stated(),
+        "privacy": None if fitted.privacy is None else asdict(fitted.privacy),
     }
     (temporary / "training.json").write_text(json.dumps(training), encoding="utf-8")
     if folder.exists():
@@ -91,9 +97,16 @@ def load_fitted(folder: Path) -> Fitted:
         optimizer = load_file(folder / "optimizer.safetensors")
         objective_state = load_file(folder / "objective.safetensors")
         objective = ObjectiveOptions(**training.pop("objective"))
+        training["privacy"] = _privacy(training.get("privacy"))
         training["features"] = FeatureSpec.read(training.get("features", ()))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise DataRejected(f"{folder}: not a model checkpoint ({error}); restore it or train again") from error
     vocabulary = Vocabulary.load(folder / "vocabulary.json")
     losses = tuple((int(step), float(loss)) for step, loss in training.pop("losses"))
     return Fitted(ranker.eval(), objective, objective_state, vocabulary, optimizer, losses, **training)
+
+
+def _privacy(stated: dict[str, Any] | None) -> Privacy | None:
+    if stated is None:
+        return None
+    return Privacy(tuple(Phase(**phase) for phase in stated["phases"]), stated["delta"], stated["epsilon"])

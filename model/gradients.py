@@ -10,30 +10,36 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from model.network.ranker import Ranker
 from model.objectives.next_item import Negatives
 from model.objectives.objective import Objective
 from model.options import Loss, TrainOptions
+from model.processes import Processes
 from model.windows import Batch, Epoch
 from relations.errors import DependencyFailed, UsageError
 
+ALONE = Processes()
 SAMPLING_POWER = 0.75
 """Negatives are drawn by popularity to this power (word2vec's): between uniform and what users see."""
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Of one step, over its targets."""
+    """Of one step, over its targets in all processes."""
 
     loss: float
+    """Their weighted mean, nats."""
     parts: dict[str, float]
+    weight: float
+    """What the gradients that are there must be divided by; 0: there is nothing to learn from."""
     targets: int
     tokens: int
 
 
 class Gradients:
-    """Leaves the summed gradient of a step's targets in the parameters; the caller divides by their number."""
+    """Leaves the summed gradient of a step's targets in the parameters; the caller divides by their weight."""
 
     def __init__(
         self,
@@ -44,13 +50,15 @@ class Gradients:
         count_V: np.ndarray,
         device: torch.device,
         dtype: torch.dtype,
+        processes: Processes = ALONE,
     ) -> None:
         self._ranker = ranker
         self._objective = objective
         self._seed = options.seed
         self._device = device
         self._dtype = dtype
-        self._draw = _Sampler(count_V, options) if options.loss is not Loss.FULL else None
+        self._processes = processes
+        self._draw = Sampler(count_V, options) if options.loss is not Loss.FULL else None
         self._pieces = 1
 
     def __call__(self, plan: Epoch, batches: Sequence[int], *, step: int) -> Sums:
@@ -60,9 +68,10 @@ class Gradients:
         """
         while True:
             try:
-                return self._take(plan, batches, step)
+                mine = self._take(plan, batches, step)
+                break
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 most = max(len(plan.plan[batch]) for batch in batches)
                 if self._pieces >= most:
@@ -71,34 +80,59 @@ class Gradients:
                         "sampled loss"
                     ) from error
                 self._pieces *= 2
-            for parameter in (*self._ranker.parameters(), *self._objective.parameters()):
-                parameter.grad = None
+            for weight in self._trained():
+                weight.grad = None
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
+        self._processes.add_up_gradients(self._trained())
+        return _together(self._processes.of_all(mine))
+
+    def _trained(self) -> list[nn.Parameter]:
+        both = (*self._ranker.parameters(), *self._objective.parameters())
+        return [weight for weight in both if weight.requires_grad]
 
     def _take(self, plan: Epoch, batches: Sequence[int], step: int) -> Sums:
-        torch.manual_seed(seed_of(self._seed, step))
+        torch.manual_seed(seed_of(self._seed, step, self._processes.rank))
         negatives = None if self._draw is None else self._draw(step, self._device)
-        loss, parts, targets, tokens = 0.0, Counter[str](), 0, 0
+        loss, parts, weight, targets, tokens = 0.0, Counter[str](), 0.0, 0, 0
         for index in batches:
-            for piece in plan.pieces(index, self._pieces):
+            of = {"rank": self._processes.rank, "ranks": self._processes.count}
+            for piece in plan.pieces(index, self._pieces, **of):
+                share = piece.weight
+                if not share:
+                    continue
                 batch = piece.to(self._device)
                 found = self._objective(self._ranker, batch, seed=step, negatives=negatives, dtype=self._dtype)
-                (found.total * batch.targets).backward()
-                loss += found.total.item() * batch.targets
+                (found.total * share).backward()
+                loss += found.total.item() * share
                 for name, part in found.parts.items():
-                    parts[name] += part.item() * batch.targets
-                targets, tokens = targets + batch.targets, tokens + batch.tokens
+                    parts[name] += part.item() * share
+                weight, targets, tokens = weight + share, targets + batch.targets, tokens + batch.tokens
                 if not math.isfinite(loss):
                     raise UsageError(_not_finite(batch, step, index))
-        return Sums(loss / targets, {name: value / targets for name, value in parts.items()}, targets, tokens)
+        return Sums(loss, dict(parts), weight, targets, tokens)
 
 
-class _Sampler:
+def _together(sums: Sequence[Sums]) -> Sums:
+    """Means, from each process's weighted sums."""
+    weight, parts = sum(one.weight for one in sums), Counter[str]()
+    for one in sums:
+        parts.update(one.parts)
+    return Sums(
+        sum(one.loss for one in sums) / (weight or 1),
+        {name: value / (weight or 1) for name, value in parts.items()},
+        weight,
+        sum(one.targets for one in sums),
+        sum(one.tokens for one in sums),
+    )
+
+
+class Sampler:
     """Draws one set of negatives for all targets of a step."""
 
     def __init__(self, count_V: np.ndarray, options: TrainOptions) -> None:
-        power = SAMPLING_POWER if options.loss is Loss.SAMPLED else 0.0  # gBCE's correction is for uniform draws
+        # gBCE's correction is for uniform draws; privacy has no popularity to draw by
+        power = SAMPLING_POWER if options.loss is Loss.SAMPLED and not options.dp_clip else 0.0
         weight_V = np.maximum(count_V, 1) ** power  # an item without events must be pushed down as well
         self._q_V = weight_V / weight_V.sum()
         self._up_to_V = np.cumsum(self._q_V)
@@ -111,11 +145,13 @@ class _Sampler:
         return Negatives(torch.from_numpy(column_S).to(device), torch.from_numpy(log_q_S).to(device))
 
 
-def seed_of(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def seed_of(seed: int, step: int, rank: int = 0) -> int:
+    """Of what the network draws; another in each process, and in the first what it is in a process alone."""
+    entropy = [seed, step, rank] if rank else [seed, step]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
     """A GPU's refusal has a class of its own, the CPU allocator's has only its words."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 

@@ -23,6 +23,7 @@ from model.sequences import Histories, is_target
 
 PADDED = 1.1
 """Windows go into one product of attention while that is at most this many times as large as they are."""
+ROUND = 8
 _SECOND = 1_000_000
 
 
@@ -100,15 +101,16 @@ class Windows:
         return np.asarray(total_N1[self.end_W] - total_N1[self.train_W])
 
 
-def tile(corpus: Corpus, *, length: int, rng: np.random.Generator, stop_U: np.ndarray | None = None) -> Windows:
+def tile(corpus: Corpus, *, length: int, rng: np.random.Generator | None, stop_U: np.ndarray | None = None) -> Windows:
     """Every position once, in windows of at most `length` that begin at a random phase for each user.
 
-    Another phase each epoch gives a target another depth of context, for no extra positions. `stop_U` ends a user's
+    Another phase each epoch gives a target another depth of context, for no extra positions. Without `rng` all begin
+    at 0, so that a user's windows follow from that user's events alone. `stop_U` ends a user's
     positions earlier than the last that has a successor. Windows without a target are left out.
     """
     begin_U = corpus.offsets_U1[:-1]
     stop_U = corpus.offsets_U1[1:] - 1 if stop_U is None else np.maximum(stop_U, begin_U)
-    phase_U = rng.integers(0, length, size=len(begin_U))
+    phase_U = np.zeros(len(begin_U), dtype=np.int64) if rng is None else rng.integers(0, length, size=len(begin_U))
     phase_U[stop_U - begin_U <= length] = 0  # a short history is never cut
     count_U = -(-(stop_U - begin_U + phase_U) // length)
     step_W = np.arange(count_U.sum()) - np.repeat(np.cumsum(count_U) - count_U, count_U)
@@ -170,6 +172,11 @@ class Batch:
         return len(self.target_T)
 
     @property
+    def weight(self) -> float:
+        """Of all targets together: their number, unless some count for more or less."""
+        return float(self.weight_T.sum())
+
+    @property
     def tokens(self) -> int:
         return len(self.row_N)
 
@@ -229,9 +236,10 @@ class Epoch:
     def batch(self, step: int) -> Batch:
         return gather(self.corpus, self.windows.keep(self.plan[step]), self.firsts[step])
 
-    def pieces(self, step: int, count: int) -> Iterator[Batch]:
-        """The step's batch in `count` parts, those left out that have nothing to train."""
-        plans, firsts = np.array_split(self.plan[step], count), np.array_split(self.firsts[step], count)
+    def pieces(self, step: int, count: int, *, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
+        """The step's batch, or what process `rank` of `ranks` has of it, in `count` parts; none without targets."""
+        plan, first_F = self.plan[step][rank::ranks], self.firsts[step][rank::ranks]
+        plans, firsts = np.array_split(plan, count), np.array_split(first_F, count)
         for plan, first_F in zip(plans, firsts, strict=True):
             if len(plan) or len(first_F):
                 yield gather(self.corpus, self.windows.keep(plan), first_F)
@@ -293,6 +301,8 @@ def _groups(length_B: np.ndarray, place_N: np.ndarray) -> list[Group]:
         take = len(fits) if fits.all() else max(1, int(np.argmin(fits)))
         held, length = int(width[:take].sum()), int(width[take - 1])
         window_M = np.repeat(np.arange(take), width[:take])
+        if held < take * length:
+            length += -length % ROUND  # products of new shapes are slow the first time, so there are few
         place_M = None if held == take * length else window_M * length + place_N[token : token + held]
         groups.append(Group(token, token + held, take, length, None if place_M is None else torch.from_numpy(place_M)))
         begin, token = begin + take, token + held

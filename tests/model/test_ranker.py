@@ -81,7 +81,7 @@ def test_padding_is_invisible(ranker: Ranker, history: list[tuple[int, int, int]
 @settings(deadline=None, max_examples=10)
 @given(histories=st.lists(HISTORY, min_size=1, max_size=5))
 def test_training_and_serving_see_the_same_state(ranker: Ranker, histories: list[list[tuple[int, int, int]]]) -> None:
-    """`encode` of packed windows gives at each position what `forward` scores for that prefix as the next event comes."""
+    """`encode` of packed windows gives at each position what `forward` scores for that prefix."""
     batch, prefixes = packed(histories), []
     for b, user in enumerate(batch.user_B.tolist()):
         ages = [*batch.age_N[int(batch.offsets_B1[b]) : int(batch.offsets_B1[b + 1])].tolist(), 0]

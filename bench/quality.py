@@ -168,7 +168,7 @@ def train_and_test(
         if epoch % every and epoch != training.epochs:
             return
         paused = time.process_time()
-        found = evaluate(RankerRecommender(ranker, vocabulary), data.holdout, draws=0)
+        found = evaluate(RankerRecommender(ranker, vocabulary), data.holdout, draws=0, batch=64)
         point = {"epoch": epoch, "cpu_s": round(paused - began - testing, 1)}
         curve.append(point | {name: found.overall[name] for name in ("ndcg@10", "hr@10")})
         print(json.dumps(curve[-1]), file=sys.stderr, flush=True)
@@ -182,7 +182,7 @@ def train_and_test(
         on_epoch=test,
     )
     spent = time.process_time() - began - testing
-    final = evaluate(RankerRecommender.of(fitted), data.holdout)
+    final = evaluate(RankerRecommender.of(fitted), data.holdout, batch=64)
     return {
         "curve": curve,
         "final": {name: final.overall[name] for name in ("ndcg@10", "hr@10")},

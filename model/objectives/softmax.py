@@ -11,7 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+ROUND = 64
+"""States come in multiples of this: products of new shapes are slow the first time, and what makes them is kept."""
 CHUNK_ELEMENTS = 1_000_000
 """Logits alive at once: 4 MB of float32, which fits a CPU's caches."""
 
@@ -31,8 +34,8 @@ def full_softmax(
     With `weight_N` the mean is Σ w ℓ / Σ w. `smoothing` ε puts (1 − ε) + ε / V on the target and ε / V on every other
     item (Szegedy et al., CVPR 2016, §7).
     """
-    weight_N = _normed(weight_N, state_ND)
-    return _Full.apply(state_ND, table_VD, bias_V, target_N, weight_N, smoothing, dtype)  # type: ignore[no-any-return, no-untyped-call]
+    rounded = _rounded(state_ND, target_N, _normed(weight_N, state_ND))
+    return _Full.apply(rounded[0], table_VD, bias_V, *rounded[1:], smoothing, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def sampled_softmax(
@@ -55,7 +58,7 @@ def sampled_softmax(
     2008; without a correction of the target: Khrylchenko et al., RecSys 2025.
     """
     correction_S = log_q_S + torch.log(torch.tensor(float(len(negative_S)), device=log_q_S.device))
-    weight_N = _normed(weight_N, state_ND)
+    state_ND, target_N, weight_N = _rounded(state_ND, target_N, _normed(weight_N, state_ND))
     return _Sampled.apply(  # type: ignore[no-any-return, no-untyped-call]
         state_ND, table_VD, bias_V, target_N, negative_S, correction_S, weight_N, dtype
     )
@@ -78,7 +81,7 @@ class _Full(torch.autograd.Function):
         grad_state = torch.empty_like(state_ND)
         grad_table, grad_bias = torch.zeros_like(table_VD), torch.zeros_like(bias_V)
         loss = state_ND.new_zeros(())
-        step = max(1, CHUNK_ELEMENTS // items)
+        step = _chunk(items)
         logits_CV = torch.empty(min(step, len(state_ND)), items, dtype=dtype, device=state_ND.device)
         for at in range(0, len(state_ND), step):
             part = slice(at, at + step)
@@ -126,7 +129,7 @@ class _Sampled(torch.autograd.Function):
         grad_negative = torch.zeros_like(negative_SD, dtype=table_VD.dtype)
         slope_bias_S, slope_own_N = torch.zeros_like(correction_S), torch.empty_like(own_N)
         loss = state_ND.new_zeros(())
-        step = max(1, CHUNK_ELEMENTS // max(1, len(negative_S)))
+        step = _chunk(len(negative_S))
         for at in range(0, len(state_ND), step):
             part = slice(at, at + step)
             state = state_ND[part].to(dtype)
@@ -153,6 +156,19 @@ class _Sampled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return (*(saved * grad for saved in ctx.saved_tensors), None, None, None, None, None)
+
+
+def _chunk(columns: int) -> int:
+    """How many states' logits are alive at once."""
+    step = max(1, CHUNK_ELEMENTS // max(1, columns))
+    return step - step % ROUND or step
+
+
+def _rounded(state_ND: Tensor, target_N: Tensor, weight_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """With more states of weight 0, which change nothing, up to the next multiple."""
+    spare = -len(state_ND) % ROUND
+    padded = functional.pad(state_ND, (0, 0, 0, spare))
+    return padded, functional.pad(target_N, (0, spare)), functional.pad(weight_N, (0, spare))
 
 
 def _normed(weight_N: Tensor | None, state_ND: Tensor) -> Tensor:

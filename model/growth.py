@@ -37,7 +37,8 @@ def grow(
     with torch.device("meta"):
         grown = Ranker(RankerConfig.from_dict(ranker.config.to_dict() | {"items": items}))
     grown.load_state_dict(weights, assign=True)
-    return grown.eval()
+    grown.eval()
+    return grown
 
 
 def _neighbour_mean(table_VD: np.ndarray, known: int, items: int, row_N: np.ndarray, user_N: np.ndarray) -> np.ndarray:

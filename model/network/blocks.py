@@ -34,7 +34,7 @@ def time_bucket(seconds: Tensor) -> Tensor:
 
 
 class _ByBucket(torch.autograd.Function):
-    """Rows of a small table by many indices: `functional.embedding` of it, whose gradient takes a twentieth of the time.
+    """Rows of a small table by many indices: `functional.embedding`, but its gradient takes a twentieth of the time.
 
     [K, H] and int64 [B, Q, L] → [B, H, Q, L].
     """

@@ -8,13 +8,13 @@ from torch.nn import functional
 
 from model.network.config import RankerConfig
 from model.network.ranker import Ranker
-from model.options import Loss
 from model.objectives.next_item import ItemObjective, Negatives
 from model.objectives.objective import Losses, Objective
 from model.objectives.options import ObjectiveOptions
 from model.objectives.packed import windows_of
 from model.objectives.rating import RatingLoss
 from model.objectives.softmax import full_softmax
+from model.options import Loss
 from model.windows import Batch
 
 BatchOf = Callable[..., Batch]

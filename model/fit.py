@@ -21,6 +21,7 @@ from model.network.ranker import Ranker
 from model.objectives.next_item import ItemObjective
 from model.objectives.objective import Objective
 from model.objectives.options import ObjectiveOptions
+from model.objectives.weighting import bot_weight, measure_activity
 from model.optimizers.options import Schedule
 from model.optimizers.private import Phase
 from model.options import IncrementOptions, NetworkOptions, TrainOptions
@@ -62,6 +63,7 @@ def fit_full(
         refuse_unbounded(training, objective)
     if training.patience:
         histories, validate = _judged(histories, training)
+    histories = _trusted(histories, objective)
     vocabulary = Vocabulary(tuple(str(item) for item in histories.items))
     spec = FeatureSpec.fit(histories, features)
     corpus = Corpus.of(histories, np.arange(1, len(vocabulary) + 1), spec)
@@ -149,6 +151,7 @@ def fit_increment(
         refuse_unbounded(options, parent.objective)
     length = parent.ranker.config.max_history
     histories, new_N = merge(past, new)
+    histories = _trusted(histories, parent.objective)
     vocabulary = parent.vocabulary.grown(str(item) for item in histories.items)
     corpus = Corpus.of(histories, vocabulary.rows(histories.items), parent.features)
     fresh = cover(corpus, new_N, length=length)
@@ -211,6 +214,15 @@ def _spent(parent: Fitted, *, private: bool) -> tuple[Phase, ...]:
 def _objective(options: ObjectiveOptions, training: TrainOptions, config: RankerConfig) -> Objective:
     item = ItemObjective(training.loss, smoothing=training.label_smoothing, calibration=options.gbce_calibration)
     return Objective(options, item=item, width=config.width, cosine=bool(config.temperature))
+
+
+def _trusted(histories: Histories, objective: ObjectiveOptions) -> Histories:
+    """With less weight on the targets of users who look like bots, where that is asked for."""
+    if not objective.bot_threshold or not len(histories):
+        return histories
+    activity = measure_activity(histories.item_N, histories.time_N, histories.offsets_U1)
+    weight_U = bot_weight(activity, threshold=objective.bot_threshold)
+    return replace(histories, weight_N=histories.weight_N * weight_U[histories.user_N()])
 
 
 def _judged(

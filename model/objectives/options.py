@@ -82,6 +82,8 @@ class ObjectiveOptions:
     robust: Robust = Robust.NONE
     robust_power: float = 0.1
     robust_share: float = 0.05
+    bot_threshold: float = 0.0
+    """Users whose rate or repetition lies more than this many robust deviations above the median weigh less; 0: off."""
 
     def __post_init__(self) -> None:
         """Raises UsageError for what no objective can be made of, with the key and the remedy."""

@@ -5,6 +5,9 @@ items that the user has not met; the protocol of HSTU's publication. The recipe 
 by looking at the test items, and the weights at the end of the training are what counts. `--repetitions` is the number
 of seeds, each of which trains in a process of its own on one thread, `--jobs` of them side by side.
 
+`python -m bench.quality '{"log": "ml-1m", "back": 2, "network": {"blocks": 2}}'` runs one seed of another recipe, here
+tested on the last event but one (`back`), by which recipes are chosen.
+
 The curve over CPU-seconds is that of the run's own weights (their moving average) after each third epoch; the time for
 testing is not counted.
 """
@@ -156,7 +159,7 @@ def train_and_test(
     from model.objectives.options import ObjectiveOptions
     from model.options import Device, NetworkOptions, TrainOptions
 
-    data = leave_one_out(read_log(file), back=back)
+    data = leave_one_out(read_log(file) if file.suffix == ".npz" else read(file), back=back)
     training = TrainOptions(**recipe.training, seed=seed, threads=1, device=Device(device))
     vocabulary = tuple(str(item) for item in data.train.items)
     curve: list[dict[str, Any]] = []
@@ -196,12 +199,16 @@ def train_and_test(
 
 def main() -> None:
     asked = json.loads(sys.argv[1])
-    recipe = RECIPES[asked["preset"]]
+    recipe = RECIPES[asked.get("preset", "base")]
     for part in ("network", "training", "objective"):
         recipe = replace(recipe, **{part: getattr(recipe, part) | asked.get(part, {})})
     print(json.dumps(asdict(recipe)), file=sys.stderr, flush=True)
     answer = train_and_test(
-        Path(asked["log"]), recipe, seed=asked["seed"], back=asked.get("back", 1), device=asked["device"]
+        Path(asked["log"]),
+        recipe,
+        seed=asked.get("seed", 0),
+        back=asked.get("back", 1),
+        device=asked.get("device", "cpu"),
     )
     print(json.dumps(answer))
 

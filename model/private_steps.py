@@ -52,6 +52,10 @@ def refuse_unbounded(training: TrainOptions, objective: ObjectiveOptions) -> Non
             objective.rating_weight > 0,
             "the scale of the ratings is taken from all users; set rating_weight = 0",
         ),
+        "[objective] bot_threshold": (
+            objective.bot_threshold > 0,
+            "a user's weight would depend on the others' events; set bot_threshold = 0",
+        ),
     }
     for key, (is_wrong, why) in wrong.items():
         if is_wrong:

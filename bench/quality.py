@@ -25,6 +25,7 @@ from typing import Any
 
 from bench.gate import Row, at_least, at_most
 from bench.quality_data import leave_one_out, read
+from relations.errors import UsageError
 
 DATA = Path("../shared/data/ml-1m")
 SEEDS = 3
@@ -69,6 +70,7 @@ RECIPES = {
         },
         training={"epochs": 16, "learning_rate": 2e-3, "floor": 0.02, "warm_up": 0.02, "ema": 0.999},
     ),
+    # for some 300 CPU-seconds
     "quick": Recipe(
         network={
             "width": 128,
@@ -88,6 +90,8 @@ def run(
     data: Path | None = None, repetitions: int = SEEDS, preset: str = "base", jobs: int = 1, device: str = "cpu"
 ) -> list[Row]:
     """One row a figure. Raises UsageError without the data."""
+    if preset not in RECIPES:
+        raise UsageError(f"quality has no preset {preset!r}; known: {', '.join(RECIPES)}")
     path = DATA if data is None else data
     log = read(path)
     with tempfile.TemporaryDirectory(prefix="ratchet-bench-") as name:

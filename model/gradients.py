@@ -102,7 +102,14 @@ class Gradients:
                 if not share:
                     continue
                 batch = piece.to(self._device)
-                found = self._objective(self._ranker, batch, seed=step, negatives=negatives, dtype=self._dtype)
+                found = self._objective(
+                    self._ranker,
+                    batch,
+                    seed=step,
+                    negatives=negatives,
+                    dtype=self._dtype,
+                    by_rows=self._ranker.item_table.sparse,
+                )
                 (found.total * share).backward()
                 loss += found.total.item() * share
                 for name, part in found.parts.items():
@@ -142,7 +149,8 @@ class Sampler:
         u_S = np.random.default_rng([self._seed, step, 1]).random(self._count)
         column_S = np.minimum(np.searchsorted(self._up_to_V, u_S, side="right"), len(self._q_V) - 1)
         log_q_S = np.log(self._q_V[column_S]).astype(np.float32)
-        return Negatives(torch.from_numpy(column_S).to(device), torch.from_numpy(log_q_S).to(device))
+        of = len(self._q_V)
+        return Negatives(torch.from_numpy(column_S).to(device), torch.from_numpy(log_q_S).to(device), items=of)
 
 
 def seed_of(seed: int, step: int, rank: int = 0) -> int:

@@ -20,7 +20,8 @@ from model.network.ranker import Ranker
 from model.objectives.objective import Objective
 from model.optimizers.building import Optimizers
 from model.optimizers.private import Phase, new_secret
-from model.options import TrainOptions
+from model.optimizers.tables import sparse_pays
+from model.options import Loss, TrainOptions
 from model.private_steps import Privacy, PrivateGradients
 from model.processes import joined
 from model.windows import Epoch
@@ -103,6 +104,7 @@ def train(
         state = processes.of_first(state)
         whole.load_state_dict(state.weights)
         whole.to(device).train()
+        ranker.item_table.sparse = _sparse(options, items=len(count_V)) and processes.count == 1
         optimizers = Optimizers(dict(whole.named_parameters()), options=options, tables=(TABLE,))
         optimizers.load_state_tensors(state.optimizer)
         dtype = choose_dtype(options.precision, device)
@@ -178,6 +180,7 @@ def train(
             whole.load_state_dict(best)
         else:
             optimizers.adopt_average()
+        ranker.item_table.sparse = False
         whole.to("cpu").eval()
         kept = best_optimizer if best else optimizers.state_tensors()
     phases = tuple(spent)
@@ -194,6 +197,12 @@ def train(
         seconds=time.monotonic() - began,
         privacy=Privacy.of(phases, delta=options.dp_delta) if phases else None,
     )
+
+
+def _sparse(options: TrainOptions, *, items: int) -> bool:
+    """Whether the item table's gradient should hold only the rows that a step looks up."""
+    touched = options.accumulate * options.batch_tokens + options.negatives
+    return options.loss is not Loss.FULL and sparse_pays(options, rows=items, touched=touched)
 
 
 def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

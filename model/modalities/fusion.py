@@ -131,7 +131,7 @@ class ItemVectors(nn.Embedding):
         """The fused vectors [..., D] of `rows` [...]."""
         if not self.towers:
             return super().forward(rows)
-        if rows.numel() > self.num_embeddings:  # cheaper once an item than once a position
+        if rows.numel() > self.num_embeddings and not self.sparse:  # cheaper once an item than once a position
             return functional.embedding(rows, self.table())
         return self._fused(rows)
 

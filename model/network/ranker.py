@@ -111,6 +111,10 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
         bias_V: Tensor = self.item_bias[1:]
         return self._as_cosine(self.item_table.table()[1:]), bias_V
 
+    def catalogue_rows(self, row_R: Tensor) -> tuple[Tensor, Tensor]:
+        """[R, D] and [R] of `catalogue`, looked up: with a sparse table, their gradient holds these rows alone."""
+        return self._as_cosine(self.item_table(row_R)), self.item_bias[row_R]
+
     def _finish(self, x: Tensor) -> Tensor:
         state: Tensor = self.final_norm(x)
         if self.config.temperature:
@@ -143,9 +147,11 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
 def materialised(ranker: Ranker) -> Ranker:
     """The ranker with its modalities worked into a plain item table, in eval mode: what is exported and scores fast."""
     if not ranker.config.modalities:
-        return ranker.eval()
+        ranker.eval()
+        return ranker
     with torch.device("meta"):
         plain = Ranker(RankerConfig.from_dict(ranker.config.to_dict() | {"modalities": {}}))
     weights = {name: tensor for name, tensor in ranker.state_dict().items() if not name.startswith("item_table.")}
     plain.load_state_dict(weights | {"item_table.weight": ranker.item_table.materialised().weight}, assign=True)
-    return plain.eval()
+    plain.eval()
+    return plain

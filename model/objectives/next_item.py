@@ -22,6 +22,8 @@ class Negatives:
 
     column_S: Tensor
     log_q_S: Tensor
+    items: int = 0
+    """Among how many it was drawn; 0: as many as the catalogue that goes with it has."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class ItemObjective:
                 weight_N=weight_T,
                 dtype=dtype,
             )
-        beta = calibrated_beta(negatives=len(negatives.column_S), items=len(table_VD), calibration=self.calibration)
+        items = negatives.items or len(table_VD)
+        beta = calibrated_beta(negatives=len(negatives.column_S), items=items, calibration=self.calibration)
         return gbce(
             state_TD, table_VD, bias_V, column_T, negative=negatives.column_S, beta=beta, weight_N=weight_T, dtype=dtype
         )

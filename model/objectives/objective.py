@@ -4,7 +4,7 @@ Shapes: N packed positions, B windows, T targets, M hidden positions, D width, V
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -51,6 +51,9 @@ class Network(Protocol):
     def catalogue(self) -> tuple[Tensor, Tensor]:
         """[V, D] and [V]: the logits of states s are s @ table.T + bias."""
 
+    def catalogue_rows(self, row_R: Tensor) -> tuple[Tensor, Tensor]:
+        """[R, D] and [R]: of these rows, from 1, alone."""
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -71,6 +74,12 @@ class Step:
     vector_VE: Tensor | None
     dtype: torch.dtype
     seed: int
+    row_R: Tensor | None = None
+    """The catalogue's rows, ascending, where it holds not all."""
+
+    def columns(self, row: Tensor) -> Tensor:
+        """Where the catalogue has the vocabulary's rows `row`."""
+        return row - 1 if self.row_R is None else torch.searchsorted(self.row_R, row)
 
     def states(
         self,
@@ -176,13 +185,23 @@ class Objective(nn.Module):
         negatives: Negatives | None = None,
         vector_VE: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
+        by_rows: bool = False,
     ) -> Losses:
         """The loss of `batch`; what is drawn follows from `seed`, but for the network's dropout.
 
         `vector_VE`: text vectors of the catalogue's items, rows of zeros where there is none. A sampled loss needs
-        `negatives`; they serve every part that tells items.
+        `negatives`; they serve every part that tells items. `by_rows`, for a sampled loss: only the rows that the step
+        asks for are looked up, for a table with sparse gradients.
         """
-        step = Step(ranker, batch, ranker.catalogue(), negatives, vector_VE, dtype, seed)
+        if by_rows and negatives is not None:
+            asked = [batch.target_T, negatives.column_S + 1]
+            if "masked" in self.self_supervised:
+                asked.append(batch.row_N)
+            row_R = torch.unique(torch.cat(asked))
+            negatives = replace(negatives, column_S=torch.searchsorted(row_R, negatives.column_S + 1))
+            step = Step(ranker, batch, ranker.catalogue_rows(row_R), negatives, vector_VE, dtype, seed, row_R)
+        else:
+            step = Step(ranker, batch, ranker.catalogue(), negatives, vector_VE, dtype, seed)
         parts: dict[str, Tensor] = {}
 
         def supervised(shift_ND: Tensor | None) -> Tensor:
@@ -211,7 +230,7 @@ class Objective(nn.Module):
     def _supervised(self, step: Step, shift_ND: Tensor | None) -> dict[str, Tensor]:
         batch = step.batch
         state_ND = step.states(batch, shift_ND=shift_ND)
-        state_TD, column_T = state_ND[batch.at_T], batch.target_T - 1
+        state_TD, column_T = state_ND[batch.at_T], step.columns(batch.target_T)
         found = self._next_item(step, state_TD, column_T)
         if self.rating is not None:
             rated_T = batch.behaviour_T == BEHAVIOUR_NAMES.index(self.options.rating_behaviour)
@@ -268,15 +287,15 @@ class Objective(nn.Module):
         if self.self_supervised & {"masked", "masked_text"}:
             masked_N = choose_masked(batch.row_N, batch.offsets_B1, share=options.masked_share, seed=step.seed)
             state_MD = step.states(batch, masked_N=masked_N, causal=options.masked_causal)[masked_N]
-            column_M = batch.row_N[masked_N] - 1
+            row_M = batch.row_N[masked_N]
             if "masked" in self.self_supervised:
-                found["masked"] = self._tell(step, state_MD, column_M, None)
+                found["masked"] = self._tell(step, state_MD, step.columns(row_M), None)
             if self.vector_head is not None:
                 if step.vector_VE is None:
                     raise ValueError("masked_text_weight needs vector_VE")
                 found["masked_text"] = masked_vector_loss(
                     self.vector_head(state_MD),
-                    column_M,
+                    row_M - 1,
                     step.vector_VE,
                     temperature=options.masked_text_temperature or None,
                 )

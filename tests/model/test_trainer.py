@@ -93,6 +93,39 @@ def test_many_batches_of_a_step_are_one_big_batch(
     same(setting.mean(many.weight), expected)
 
 
+@pytest.mark.parametrize("loss", [Loss.SAMPLED, Loss.GBCE])
+@pytest.mark.parametrize("stated", [{}, {"self_supervised": 0.5}])
+def test_a_sparse_gradient_is_the_dense_one(
+    cycle: Histories, brief: TrainOptions, loss: Loss, stated: dict[str, float]
+) -> None:
+    setting = Setting(cycle, brief, loss)
+    setting.objective = Objective(ObjectiveOptions(**stated), item=setting.objective.item, width=8)  # type: ignore[arg-type]
+    plan, table = setting.epoch(64), setting.ranker.item_table
+    dense = setting.gradients()(plan, [0, 1], step=0)
+    expected = setting.mean(dense.weight)
+    table.sparse = True
+    sparse = setting.gradients()(plan, [0, 1], step=0)
+    assert table.weight.grad is not None
+    assert table.weight.grad.is_sparse
+    touched = {int(row) for n in (0, 1) for row in (*plan.batch(n).row_N, *plan.batch(n).target_T)}
+    assert touched <= set(table.weight.grad.coalesce().indices()[0].tolist())
+    table.weight.grad = table.weight.grad.to_dense()
+    assert sparse.loss == pytest.approx(dense.loss, abs=1e-6)
+    same(setting.mean(sparse.weight), expected)
+
+
+@pytest.mark.parametrize("algorithm", ["adagrad", "rowwise_adagrad", "ftrl"])
+def test_training_with_sparse_gradients_gives_the_same_losses(
+    cycle: Histories, tiny: NetworkOptions, brief: TrainOptions, algorithm: str
+) -> None:
+    training = replace(brief, epochs=1, loss=Loss.SAMPLED, negatives=6, embedding_optimizer=algorithm)
+    traces = [
+        [loss for _, loss in fit_full(cycle, network=tiny, training=replace(training, sparse=sparse)).losses]
+        for sparse in ("dense", "sparse")
+    ]
+    assert traces[1] == pytest.approx(traces[0], abs=1e-5)
+
+
 class Hungry(nn.Module):
     """Runs out of memory above so many positions, after it has left gradients behind."""
 

@@ -13,7 +13,7 @@ import onnx
 import torch
 
 from model.fitted import Fitted
-from model.graph import INPUTS, OUTPUT, canonical
+from model.graph import ATTRIBUTES, INPUTS, OUTPUT, canonical, inputs_of
 from model.network.ranker import Ranker, materialised
 from model.parity import Parity, Sequence, measure_parity
 from model.sequences import BEHAVIOUR_NAMES, Histories
@@ -62,6 +62,11 @@ def export_release(
     fitted.vocabulary.save(folder / "vocabulary.json")
     behaviours = list(BEHAVIOUR_NAMES[: config.behaviours + 1])
     features = {"max_history": config.max_history, "behaviours": behaviours, "padding": 0, "inputs": list(INPUTS)}
+    shapes: dict[str, list[Any]] = {name: ["batch", "length"] for name in INPUTS}
+    if fitted.features.attributes:
+        features["inputs"] = list(inputs_of(config.attributes))
+        features["attributes"] = fitted.features.stated()
+        shapes[ATTRIBUTES] = ["batch", "length", len(config.attributes)]
     (folder / "features.json").write_text(json.dumps(features, separators=(",", ":")), encoding="utf-8")
     describe = {
         "architecture": {
@@ -70,11 +75,12 @@ def export_release(
         },
         "vocabulary_version": fitted.vocabulary.version,
         "items": len(fitted.vocabulary),
-        "inputs": [{"name": name, "dtype": "int64", "shape": ["batch", "length"]} for name in INPUTS],
+        "inputs": [{"name": name, "dtype": "int64", "shape": shape} for name, shape in shapes.items()],
         "outputs": [{"name": OUTPUT, "dtype": "float32", "shape": ["batch", len(fitted.vocabulary)]}],
         "max_history": config.max_history,
         "behaviours": behaviours,
         "modalities": ["id", *config.modalities],
+        "attributes": list(config.attributes),
         "precision": "float32",
     }
     parity = measure_parity(
@@ -94,17 +100,20 @@ def export_graph(ranker: Ranker) -> onnx.ModelProto:
     would be fixed into the graph.
     """
     example = torch.ones((2, 3), dtype=torch.int64)
-    dynamic = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},) * len(INPUTS)
+    names = inputs_of(ranker.config.attributes)
+    dynamic = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},) * len(names)
     with torch.no_grad(), _quiet():
         plain = materialised(ranker)
         arguments = tuple(example.clone() for _ in INPUTS)
+        if ranker.config.attributes:
+            arguments += (torch.ones((*example.shape, len(ranker.config.attributes)), dtype=torch.int64),)
         program = torch.export.export(plain, arguments, dynamic_shapes=dynamic, strict=False)
         exported = torch.onnx.export(
             program,
             (),
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(INPUTS),
+            input_names=list(names),
             output_names=[OUTPUT],
             verbose=False,
         )
@@ -131,10 +140,11 @@ def _rows(fitted: Fitted, histories: Histories | None) -> list[Sequence]:
     if histories is None:
         return []
     row_N = fitted.vocabulary.rows(histories.items)[histories.item_N]
+    code_NA = fitted.features.codes(histories)
     sequences = []
     for begin, end in zip(histories.offsets_U1[:-1], histories.offsets_U1[1:], strict=True):
         known = row_N[begin:end] > 0
         if known.any():
-            arrays = (row_N, histories.behaviour_N, histories.time_N // 1_000_000)
+            arrays = (row_N, histories.behaviour_N, histories.time_N // 1_000_000, code_NA)
             sequences.append(Sequence(*(array_N[begin:end][known] for array_N in arrays)))
     return sequences

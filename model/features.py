@@ -84,11 +84,13 @@ class Attribute:
     def codes(self, column: Column) -> np.ndarray:
         """int32 [N]."""
         code = np.array([*(self.code(text) for text in column.values), MISSING], dtype=np.int32)
-        return code[column.place_N]
+        return np.asarray(code[column.place_N])
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
+    """Attributes by name in ascending order, as Hugging Face's `config.json` has their sizes."""
+
     attributes: tuple[Attribute, ...] = ()
 
     @staticmethod
@@ -98,7 +100,7 @@ class FeatureSpec:
         declared += [(name, Source.CONTEXT, kind) for name, kind in options.context.items()]
         user_N = histories.user_N()
         fitted = []
-        for name, source, kind in declared:
+        for name, source, kind in sorted(declared):
             column = histories.attributes.get(name)
             if column is None or not (column.place_N >= 0).any():
                 known = ", ".join(sorted(histories.attributes)) or "none"

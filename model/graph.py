@@ -1,9 +1,18 @@
 """An ONNX graph reduced to what it computes, so that equal models have equal bytes wherever they were exported."""
 
+from collections.abc import Collection
+
 import onnx
 
 INPUTS = ("items", "behaviours", "ages")
+ATTRIBUTES = "attributes"
+"""[batch, length, A], where the network knows any."""
 OUTPUT = "scores"
+
+
+def inputs_of(attributes: Collection[str]) -> tuple[str, ...]:
+    """The graph's inputs, in the order of the network's arguments."""
+    return (*INPUTS, ATTRIBUTES) if attributes else INPUTS
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -44,6 +53,6 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
         value.ClearField("metadata_props")
         dimensions = value.type.tensor_type.shape.dim
         dimensions[0].dim_param = "batch"
-        if value.name in INPUTS:
+        if value.name != OUTPUT:
             dimensions[1].dim_param = "length"
     return plain

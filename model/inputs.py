@@ -20,8 +20,8 @@ class Inputs:
     @staticmethod
     def nothing(rows: int, length: int, *, attributes: int = 0) -> "Inputs":
         """Padding alone, to be written into."""
-        codes = (np.zeros((rows, length), dtype=np.int64) for _ in range(3))
-        return Inputs(*codes, np.zeros((rows, length, attributes), dtype=np.int64))
+        row_BL, behaviour_BL, age_BL = (np.zeros((rows, length), dtype=np.int64) for _ in range(3))
+        return Inputs(row_BL, behaviour_BL, age_BL, np.zeros((rows, length, attributes), dtype=np.int64))
 
     def all(self) -> tuple[np.ndarray, ...]:
         return self.row_BL, self.behaviour_BL, self.age_BL, self.attribute_BLA

@@ -1,6 +1,6 @@
 """Does ONNX Runtime answer as torch does? Measured, not judged: the caller turns a failure into a refusal.
 
-Shapes: B rows, L positions, V items.
+Shapes: B rows, L positions, V items, A attributes.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from model.graph import INPUTS, OUTPUT
+from model.graph import OUTPUT, inputs_of
 from model.inputs import Inputs
 from model.network.ranker import Ranker
 
@@ -28,6 +28,7 @@ class Sequence(NamedTuple):
     rows: np.ndarray
     behaviours: np.ndarray
     seconds: np.ndarray  # since the epoch
+    attributes: np.ndarray  # codes, [events, A]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ def measure_parity(
     rng = np.random.default_rng(seed)
     cases = []
     for inputs in _inputs(ranker, sequences, rng):
-        (theirs_BV,) = session.run([OUTPUT], dict(zip(INPUTS, inputs.arrays(), strict=True)))
+        (theirs_BV,) = session.run(
+            [OUTPUT], dict(zip(inputs_of(ranker.config.attributes), inputs.arrays(), strict=True))
+        )
         with torch.inference_mode():
             ours_BV = ranker(*map(torch.from_numpy, inputs.arrays())).numpy()
         cases.append(_compare(ours_BV, theirs_BV, *inputs.row_BL.shape))
@@ -82,19 +85,20 @@ def _inputs(ranker: Ranker, sequences: list[Sequence], rng: np.random.Generator)
     config = ranker.config
     for batch in BATCHES:
         for length in sorted({min(length, config.max_history) for length in (*LENGTHS, config.max_history)}):
-            inputs = Inputs.nothing(batch, length)
+            inputs = Inputs.nothing(batch, length, attributes=len(config.attributes))
             for index in range(batch - (batch >= 7)):
                 if sequences:
                     found = sequences[rng.integers(len(sequences))]
                     end = int(rng.integers(1, len(found.rows) + 1))
-                    rows, behaviours, seconds = (part[max(0, end - length) : end] for part in found)
+                    rows, behaviours, seconds, codes = (part[max(0, end - length) : end] for part in found)
                     ages = seconds[-1] + int(rng.integers(0, 100_000)) - seconds
                 else:
                     real = int(rng.integers(1, length + 1))
                     rows = rng.integers(1, config.items + 1, size=real)
                     behaviours = rng.integers(1, config.behaviours + 1, size=real)
                     ages = np.sort(10 ** rng.uniform(0, 9, size=real)).astype(np.int64)[::-1]
-                for array_BL, stretch in zip(inputs.arrays(), (rows, behaviours, ages), strict=True):
+                    codes = rng.integers(0, [*config.attributes.values()], size=(real, len(config.attributes)))
+                for array_BL, stretch in zip(inputs.all(), (rows, behaviours, ages, codes), strict=True):
                     array_BL[index, length - len(rows) :] = stretch
             yield inputs
 

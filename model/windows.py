@@ -43,7 +43,7 @@ class Corpus:
     lasting_A: np.ndarray = None  # type: ignore[assignment]  # bool, whether an attribute is of the user
 
     def __post_init__(self) -> None:
-        if self.attribute_NA is None:
+        if getattr(self, "attribute_NA", None) is None:
             object.__setattr__(self, "attribute_NA", np.zeros((len(self.row_N), 0), dtype=np.int32))
             object.__setattr__(self, "lasting_A", np.zeros(0, dtype=bool))
 
@@ -164,7 +164,7 @@ class Batch:
     attribute_NA: Tensor = None  # type: ignore[assignment]  # codes of the feature spec
 
     def __post_init__(self) -> None:
-        if self.attribute_NA is None:
+        if getattr(self, "attribute_NA", None) is None:
             object.__setattr__(self, "attribute_NA", self.row_N.new_zeros((len(self.row_N), 0)))
 
     @property
@@ -280,7 +280,7 @@ def gather(corpus: Corpus, windows: Windows, first_F: np.ndarray) -> Batch:
     behaviour_T = torch.from_numpy(corpus.behaviour_N[event_T].astype(np.int64))
     value_T, weight_T = torch.from_numpy(corpus.value_N[event_T]), torch.from_numpy(corpus.weight_N[event_T])
     codes = torch.from_numpy(attribute_NA.astype(np.int64))
-    return Batch(*whole, behaviour_T, value_T, weight_T, tuple(groups), codes)
+    return Batch(*whole, behaviour_T, value_T, weight_T, tuple(groups), attribute_NA=codes)
 
 
 def _distinct(code_FA: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from relations.errors import DataRejected, DependencyFailed
+from serving.attributes import NOTHING_TOLD, Attributes, Told
 from serving.histories import Asked, Past
 from stores.bundle import Bundle
 
@@ -35,6 +36,7 @@ class Engine:
     rows: dict[str, int]
     behaviours: dict[str, int]
     max_history: int
+    attributes: Attributes
     provider: str
     _session: Any
 
@@ -50,13 +52,15 @@ class Engine:
             names = list(features["behaviours"])
             max_history = int(features["max_history"])
             inputs = features.get("inputs", _INPUTS[:2])  # none were stated while there were but two
+            attributes = Attributes.read(features.get("attributes", []))
         except (KeyError, TypeError, ValueError) as error:
             raise DataRejected(f"{bundle.folder}: vocabulary or features are incomplete ({error!r})") from error
         if len(set(items)) != len(items) or not all(isinstance(item, str) for item in items) or max_history < 1:
             raise DataRejected(f"{bundle.folder}: item ids must be distinct strings and max_history at least 1")
-        if inputs != _INPUTS:
+        wanted = [*_INPUTS, "attributes"] if attributes.known else _INPUTS
+        if inputs != wanted:
             raise DataRejected(
-                f"{bundle.folder}: its network takes {inputs}, this version serves networks that take {_INPUTS}; "
+                f"{bundle.folder}: its network takes {inputs}, this version would give it {wanted}; "
                 "train and release a model again, or serve it with the version that exported it"
             )
         session = _session(bundle, device=device, threads=threads)
@@ -65,6 +69,7 @@ class Engine:
             rows={item: row for row, item in enumerate(items)},
             behaviours={name: code for code, name in enumerate(names) if code > 0},  # 0 is padding
             max_history=max_history,
+            attributes=attributes,
             provider=session.get_providers()[0],
             _session=session,
         )
@@ -73,30 +78,44 @@ class Engine:
         _LOG.info("loaded %s: %d items, %s", bundle.digest[:12], len(items), engine.provider)
         return engine
 
-    def codes(self, history: Sequence[Past], *, now_us: int) -> Asked:
-        """The newest `max_history` events, oldest first, of those that the model knows, for a request at `now_us`."""
+    def codes(self, history: Sequence[Past], *, now_us: int, attributes: Told = NOTHING_TOLD) -> Asked:
+        """The newest `max_history` events, oldest first, of those that the model knows, for a request at `now_us`.
+
+        `attributes`: of the user. Where the model knows one of them, a user without a known event is asked about as the
+        model learnt first events: with one padding position. Without either nothing is left to ask with.
+        """
         known = [
-            (row + 1, code, max(0, now_us - past.time_us) // _SECOND)
+            (row + 1, code, max(0, now_us - past.time_us) // _SECOND, past.context)
             for past in history
             if (row := self.rows.get(past.item_id)) is not None
             and (code := self.behaviours.get(past.behaviour)) is not None
         ][-self.max_history :]
-        return Asked(*([codes[place] for codes in known] for place in range(len(_INPUTS))))
+        if not known and any(code > 1 for code in self.attributes.row(user=attributes, context=NOTHING_TOLD)):
+            known = [(0, 0, 0, NOTHING_TOLD)]
+        return Asked(
+            [row for row, _, _, _ in known],
+            [code for _, code, _, _ in known],
+            [age for _, _, age, _ in known],
+            [self.attributes.row(user=attributes, context=context) for _, _, _, context in known],
+        )
 
     def scores(self, asked: Asked) -> npt.NDArray[np.float32]:
-        """Scores [V] for the next item after a history of at least one event.
+        """Scores [V] for the next item, of something to ask with.
 
         Raises ArithmeticError for scores that are not finite: no order can be made of them.
         """
-        feed = {name: np.array([codes_L], dtype=np.int64) for name, codes_L in zip(_INPUTS, asked, strict=True)}
+        feed = {name: np.array([codes_L], dtype=np.int64) for name, codes_L in zip(_INPUTS, asked[:-1], strict=True)}
+        if self.attributes.known:
+            feed["attributes"] = np.array([asked.attributes_LA], dtype=np.int64)
         scores_V: npt.NDArray[np.float32] = self._session.run(["scores"], feed)[0][0]
         if not np.isfinite(scores_V).all():
             raise ArithmeticError("the network's scores are not finite")
         return scores_V
 
     def _try(self, bundle: Bundle, length: int) -> None:
+        unknown = [1] * len(self.attributes.known)
         try:
-            scores_V = self.scores(Asked([1] * length, [1] * length, list(range(length, 0, -1))))
+            scores_V = self.scores(Asked([1] * length, [1] * length, list(range(length, 0, -1)), [unknown] * length))
         except Exception as error:  # ONNX Runtime raises classes of its own for each kind of broken graph
             raise DataRejected(f"{bundle.folder}: the network fails on a history of {length}: {error}") from error
         if scores_V.shape != (len(self.items),) or scores_V.dtype != np.float32:

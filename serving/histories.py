@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from serving.attributes import NOTHING_TOLD, Told
+
 
 class Past(NamedTuple):
     """One event of a history."""
@@ -10,6 +12,7 @@ class Past(NamedTuple):
     behaviour: str
     time_us: int
     """UTC microseconds."""
+    context: Told = NOTHING_TOLD
 
 
 class Asked(NamedTuple):
@@ -19,3 +22,5 @@ class Asked(NamedTuple):
     behaviours_L: list[int]
     ages_L: list[int]
     """Whole seconds before the request; 0 for an event that claims to be later."""
+    attributes_LA: list[list[int]]
+    """Of user and event; A of them, none where the network knows none."""

@@ -16,6 +16,7 @@ Time = Annotated[str, Field(max_length=64)] | FiniteFloat
 MAX_K = 100
 MAX_EVENTS = 10_000
 MAX_CONTEXT = 4_096
+MAX_ATTRIBUTES = 100
 
 # `view` … as in the events table; the table's module needs pyarrow, which serving does without.
 BEHAVIOURS = frozenset({"view", "click", "favourite", "cart", "purchase", "rating", "dwell", "share", "dislike"})
@@ -27,6 +28,12 @@ def _short_json(context: dict[str, Any]) -> dict[str, Any]:
     return context
 
 
+Told = Annotated[
+    dict[Id, Annotated[str, Field(max_length=512)] | bool | int | FiniteFloat | None], Field(max_length=MAX_ATTRIBUTES)
+]
+"""What is said of a user or an event, by name."""
+
+
 class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -36,6 +43,8 @@ class HistoryEvent(Message):
     behaviour: Id
     event_time: Time
     value: FiniteFloat | None = None
+    context: Told = {}
+    """Device, locale, hour …, as far as the model was trained on any."""
 
 
 class RecommendRequest(Message):
@@ -43,6 +52,8 @@ class RecommendRequest(Message):
     k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
     events: Annotated[list[HistoryEvent], Field(max_length=MAX_EVENTS)] | None = None
     """Stand for the user's newest history; without them the stored one is used."""
+    attributes: Told = {}
+    """Of the user, now. Names that no model here was trained on are refused, while any model was trained on some."""
     exclude: Annotated[list[Id], Field(max_length=MAX_EVENTS)] = []
     surface: Id = "default"
     context: Annotated[dict[str, Any], AfterValidator(_short_json)] | None = None
@@ -52,7 +63,9 @@ class RecommendRequest(Message):
         """Oldest first, equal times in the order given. Raises ValueError for a bad time."""
         if self.events is None:
             return None
-        told = [Past(event.item_id, event.behaviour, parse_time(event.event_time)) for event in self.events]
+        told = [
+            Past(event.item_id, event.behaviour, parse_time(event.event_time), event.context) for event in self.events
+        ]
         return sorted(told, key=lambda past: past.time_us)
 
 

@@ -14,11 +14,13 @@ import numpy as np
 
 from relations.errors import DependencyFailed
 from serving.assignment import NO_CHAMPION, NO_TRIAL, Assignment, assign
+from serving.attributes import Told
 from serving.bots import RATE_RULE, RateRule
 from serving.engine import best_rows
 from serving.histories import Past
 from serving.messages import RecommendRequest
 from serving.policy import Slot, epsilon_greedy
+from serving.problems import Refused
 from serving.snapshots import Loaded, Snapshot, Watcher
 from serving.times import format_time
 from serving.tokens import Tokens
@@ -80,10 +82,13 @@ class Recommender:
     def answer(self, request: RecommendRequest, *, now_us: int, started: float) -> bytes:
         """The answer's JSON, after its exposures are written. `started`: `time.perf_counter()` when the request came.
 
-        Raises ValueError for a bad time in the request's history, NothingToServe, and DependencyFailed where the
+        Raises ValueError for a bad time in the request's history, Refused for an attribute that no network knows,
+        NothingToServe, and DependencyFailed where the
         exposures cannot be written: what is not logged is not shown.
         """
         snapshot = self._watcher.current  # once: all of this answer is of one snapshot
+        if request.attributes:
+            self._check(request.attributes)
         names = self.keys.history(request.user_id)
         user = names[0]
         bot = self._bots.broken_by(user, now_us=now_us)
@@ -92,7 +97,7 @@ class Recommender:
         excluded = set(request.exclude)
         if self._policy.exclude_seen:
             excluded.update(past.item_id for past in history)
-        candidates, error = self._candidates(snapshot, assignment, history, excluded, error, now_us=now_us)
+        candidates, error = self._candidates(snapshot, assignment, history, excluded, error, now_us, request.attributes)
         request_id = self._request_id(user, now_us, candidates.digest)
         slots = epsilon_greedy(
             candidates=len(candidates.items),
@@ -152,6 +157,15 @@ class Recommender:
         }
         return _json({"request_id": request_id, "items": shown, "model": model}).encode()
 
+    def _check(self, attributes: Told) -> None:
+        known = self._watcher.attributes
+        unknown = sorted(set(attributes) - known) if known else []  # without a model, telling is no mistake
+        if unknown:
+            raise Refused(
+                422,
+                f"attributes: {unknown[0]!r} is not what the model was trained on; known: {', '.join(sorted(known))}",
+            )
+
     def _history(self, request: RecommendRequest, names: Sequence[str]) -> tuple[list[Past], str | None]:
         """Of the user with these pseudonyms, the one in force first."""
         stated = request.history()
@@ -173,8 +187,8 @@ class Recommender:
         history: list[Past],
         excluded: set[str],
         error: str | None,
-        *,
         now_us: int,
+        attributes: Told,
     ) -> tuple[Candidates, str | None]:
         """From the assigned model, else from the champion, else from popularity; with what went wrong, if anything."""
         tried = [snapshot.champion]
@@ -184,7 +198,7 @@ class Recommender:
             if loaded is None:
                 continue
             try:
-                return self._from_model(loaded, history, excluded, now_us=now_us), error
+                return self._from_model(loaded, history, excluded, now_us, attributes), error
             except Exception as failure:  # whatever the runtime raises: the user gets an answer, the log the reason
                 error = f"{loaded.digest[:12]}: {failure}"
                 _LOG.exception("model %d failed on a request", loaded.version)
@@ -196,10 +210,12 @@ class Recommender:
             return self._from_list((), set()), error
         return self._from_list(snapshot.popular, excluded), error
 
-    def _from_model(self, loaded: Loaded, history: list[Past], excluded: set[str], *, now_us: int) -> Candidates:
+    def _from_model(
+        self, loaded: Loaded, history: list[Past], excluded: set[str], now_us: int, attributes: Told
+    ) -> Candidates:
         engine, n = loaded.engine, self._policy.candidates
         rows_excluded = {row for item in excluded if (row := engine.rows.get(item)) is not None}
-        asked = engine.codes(history, now_us=now_us)
+        asked = engine.codes(history, now_us=now_us, attributes=attributes)
         if asked.items_L:
             scores_V = engine.scores(asked)
             rows = best_rows(scores_V, n=n, excluded=rows_excluded)

@@ -86,6 +86,12 @@ class Watcher:
         """Digests in memory, warm ones included."""
         return sorted(self._engines)
 
+    @property
+    def attributes(self) -> set[str]:
+        """What networks in memory know of users, by name. Warm ones count: who goes on telling what the newer model
+        was trained on must not be refused after a rollback."""
+        return {name for engine in list(self._engines.values()) for name in engine.attributes.of_user}
+
     def refresh(self) -> None:
         """Look at the ledger and the popularity list once, and put a new snapshot in place where anything changed.
 

@@ -68,5 +68,5 @@ class RankerConfig(PreTrainedConfig):  # type: ignore[misc]
         self.relative_times = relative_times
         self.temperature = temperature
         self.modalities = modalities or {}
-        self.attributes = attributes or {}
+        self.attributes = dict(sorted((attributes or {}).items()))  # the order of the file
         super().__init__(**rest)

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,15 @@ import pytest
 import torch
 
 from model import recommending
+from model.attributes import Column
 from model.evaluation import RankerRecommender
 from model.export import Exported, export_release
+from model.features import FeatureOptions, Kind
+from model.fit import fit_full
 from model.fitted import Fitted, load_fitted, save_fitted
 from model.graph import canonical
 from model.network.ranker import Ranker, RankerConfig
+from model.options import NetworkOptions, TrainOptions
 from model.parity import measure_parity
 from model.recommending import Question
 from model.sequences import Histories
@@ -97,6 +102,39 @@ def test_serving_ranks_as_the_offline_answer_does(exported: Exported, fitted: Fi
                 told.pop()
     assert offered == recommending.best_items(RankerRecommender.of(fitted), told, n=12)
     assert any((first != second).any() for first, second in zip(scores[::2], scores[1::2], strict=True))  # times count
+
+
+def test_attributes_reach_the_served_network(
+    cycle: Histories, tiny: NetworkOptions, brief: TrainOptions, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    said = {name: Column.of([str(draw) for draw in rng.integers(0, 4, size=len(cycle))]) for name in ("mood", "age")}
+    declared = FeatureOptions(user={"mood": Kind.CATEGORY}, context={"age": Kind.NUMBER}, buckets=3)
+    told = replace(cycle, attributes=said)
+    fitted = fit_full(told, network=tiny, training=replace(brief, epochs=1), features=declared)
+    exported = export_release(fitted, tmp_path / "files", histories=told)
+    assert exported.parity.holds
+    assert exported.describe["inputs"][3] == {
+        "name": "attributes", "dtype": "int64", "shape": ["batch", "length", 2]
+    }  # fmt: skip
+    engine = Engine.load(
+        write_bundle(tmp_path / "files", describe=exported.describe, releases=tmp_path / "r", attestation={})
+    )
+    questions, offered = [], []
+    for mood in ("0", "3", "never"):
+        events = [(f"i{n:02d}", n * 10**6, {"age": str(n)}) for n in range(5)]
+        for begin in (0, 5):  # 5: of a user without events
+            asked = engine.codes(
+                [histories.Past(item, "view", at, context) for item, at, context in events[begin:]],
+                now_us=10**8,
+                attributes={"mood": mood},
+            )
+            if asked.items_L:
+                offered.append([engine.items[row] for row in best_rows(engine.scores(asked), n=12)])
+                past = [recommending.Past(item, "view", at, context) for item, at, context in events[begin:]]
+                questions.append(Question(past, 10**8, attributes={"mood": mood}))
+    assert len(offered) == 5  # of nobody's unknown mood there is nothing to ask with
+    assert offered == recommending.best_items(RankerRecommender.of(fitted), questions, n=12)
 
 
 def test_no_trace_of_the_exporter_is_left(exported: Exported) -> None:

@@ -29,9 +29,17 @@ INPUTS = ["items", "behaviours", "ages"]
 
 
 def linear_network(
-    embedding_IxD: np.ndarray, output_DxV: np.ndarray, behaviours: int, *, per_second: float = 0.0
+    embedding_IxD: np.ndarray,
+    output_DxV: np.ndarray,
+    behaviours: int,
+    *,
+    per_second: float = 0.0,
+    of_attributes: int = 0,
 ) -> bytes:
-    """scores[v] = mean over the history of (embedding[item] + 0 · of_behaviour + per_second · age) · output[:, v]."""
+    """scores[v] = mean over the history of (embedding[item] + 0 · of_behaviour + per_second · age) · output[:, v].
+
+    With `of_attributes` > 0 the sum of an event's attribute codes is added beside the age.
+    """
     width = embedding_IxD.shape[1]
     weights = {
         "embedding": embedding_IxD.astype(np.float32),
@@ -51,10 +59,20 @@ def linear_network(
         helper.make_node("ReduceMean", ["vectors", "axes"], ["mean"], keepdims=0),
         helper.make_node("MatMul", ["mean", "output"], ["scores"]),
     ]
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "length"]) for n in INPUTS]
+    if of_attributes:
+        shape = ["batch", "length", of_attributes]
+        inputs.append(helper.make_tensor_value_info("attributes", TensorProto.INT64, shape))
+        nodes[6:7] = [
+            helper.make_node("ReduceSum", ["attributes", "last"], ["sums"], keepdims=1),
+            helper.make_node("Cast", ["sums"], ["of_attributes"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["of_codes", "of_ages"], ["told"]),
+            helper.make_node("Add", ["told", "of_attributes"], ["vectors"]),
+        ]
     graph = helper.make_graph(
         nodes,
         "linear",
-        [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "length"]) for n in INPUTS],
+        inputs,
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", output_DxV.shape[1]])],
         [
             *(numpy_helper.from_array(array, name) for name, array in weights.items()),
@@ -75,7 +93,8 @@ def write_release(
     embedding_IxD: np.ndarray | None = None,
     graph: bytes | None = None,
     per_second: float = 0.0,
-    inputs: Any = INPUTS,
+    inputs: Any = None,
+    attributes: Sequence[dict[str, Any]] = (),
     seed: int = 0,
     width: int = 16,
     max_history: int = 5,
@@ -87,11 +106,15 @@ def write_release(
     files = scratch / f"files-{len(list(scratch.iterdir())) if scratch.exists() else 0}"
     files.mkdir(parents=True)
     (files / "model.onnx").write_bytes(
-        graph or linear_network(embedding, output, len(BEHAVIOURS), per_second=per_second)
+        graph
+        or linear_network(embedding, output, len(BEHAVIOURS), per_second=per_second, of_attributes=len(attributes))
     )
     (files / "vocabulary.json").write_text(json.dumps({"version": 1, "items": list(items)}))
     features = {"max_history": max_history, "behaviours": BEHAVIOURS, "padding": 0}
-    stated = {} if inputs is None else {"inputs": inputs}
+    stated: dict[str, Any] = {"attributes": list(attributes)} if attributes else {}
+    stated["inputs"] = [*INPUTS, *(["attributes"] if attributes else [])] if inputs is None else inputs
+    if stated["inputs"] == []:
+        del stated["inputs"]
     (files / "features.json").write_text(json.dumps(features | stated))
     describe = {"architecture": "linear", "items": len(items), "kind": "full", "max_history": max_history}
     return write_bundle(files, describe=describe, releases=releases, attestation={})

@@ -41,8 +41,8 @@ def test_scores_of_a_history_by_hand(shop: Any) -> None:
     engine = Engine.load(bundle)
     # a then b: mean of (1, 0) and (0, 2) is (½, 1); · output = (½ + 10, 1½ + 20)
     assert engine.scores(engine.codes(past(("a", "view"), ("b", "click")), now_us=0)).tolist() == [10.5, 21.5]
-    assert engine.codes(past(("x", "view"), ("b", "hum"), ("b", "dislike")), now_us=0) == ([2], [9], [0])
-    assert engine.codes(past(("a", "<pad>")), now_us=0) == ([], [], [])
+    assert engine.codes(past(("x", "view"), ("b", "hum"), ("b", "dislike")), now_us=0) == ([2], [9], [0], [[]])
+    assert engine.codes(past(("a", "<pad>")), now_us=0) == ([], [], [], [])
     assert engine.provider == "CPUExecutionProvider"
 
 
@@ -67,7 +67,38 @@ def test_ages_are_whole_seconds_before_the_request(shop: Any) -> None:
     assert engine.codes(history, now_us=7_000_001).ages_L == [1, 0]
 
 
-@pytest.mark.parametrize("inputs", [None, ["items", "behaviours"], ["items", "behaviours", "ages", "moods"], 3])
+ATTRIBUTES = [
+    {"name": "age", "source": "user", "kind": "number", "edges": [18.0, 65.0]},
+    {"name": "surface", "source": "context", "kind": "category", "values": ["app", "web"]},
+]
+
+
+def test_attributes_of_user_and_event_reach_the_network(shop: Any) -> None:
+    output = np.array([[1, 3], [10, 20]])
+    bundle = shop.release(
+        items=["a", "b"], embedding_IxD=np.array([[9, 9], [1, 0], [0, 2]]), output_DxV=output, attributes=ATTRIBUTES
+    )
+    engine = Engine.load(bundle)
+    history = [Past("a", "view", 0, {"surface": "web"}), Past("b", "view", 0)]
+    asked = engine.codes(history, now_us=0, attributes={"age": 30})
+    assert asked.attributes_LA == [[3, 3], [3, 0]]
+    # mean of (1, 0) + 6 and (0, 2) + 3 is (5, 5½); · output = (5 + 55, 15 + 110)
+    assert engine.scores(asked).tolist() == [60.0, 125.0]
+    # Nobody's events: one padding position, when something is known of the user.
+    assert engine.codes([], now_us=0, attributes={"age": 70}) == ([0], [0], [0], [[4, 0]])
+    assert engine.codes([], now_us=0, attributes={"age": "?"}).items_L == []
+    assert engine.codes([], now_us=0).items_L == []
+
+
+@pytest.mark.parametrize(
+    "broken", [{"kind": "colour"}, {"source": "item"}, {"edges": ["x"]}, {"name": None, "edges": 3}]
+)
+def test_a_spec_of_another_shape_is_refused(shop: Any, broken: dict[str, Any]) -> None:
+    with pytest.raises(DataRejected, match="incomplete"):
+        Engine.load(shop.release(attributes=[ATTRIBUTES[0] | broken]))
+
+
+@pytest.mark.parametrize("inputs", [[], ["items", "behaviours"], ["items", "behaviours", "ages", "moods"], 3])
 def test_a_network_with_other_inputs_is_refused(shop: Any, inputs: Any) -> None:
     with pytest.raises(DataRejected, match="train and release a model again"):
         Engine.load(shop.release(inputs=inputs))

@@ -140,6 +140,32 @@ def test_unknown_items_and_behaviours_in_the_history_are_skipped(shop: Any, star
     assert cold["model"]["version"] == 1
 
 
+def test_what_is_said_of_the_user_is_asked_with(shop: Any, start: Start) -> None:
+    age = {"name": "age", "source": "user", "kind": "number", "edges": [18.0]}
+    shop.crown(**eye(20), attributes=[age])
+    client = start(policy=GREEDY)
+    # Each code adds to every vector the same, so the scores fall by code · (0 + 1 + … + 19) and the order stays.
+    for stated, code in (({}, 0), ({"age": None}, 0), ({"age": "old"}, 1), ({"age": 17}, 2), ({"age": 18.5}, 3)):
+        answer = ask(client, k=2, events=seen("item-04"), attributes=stated)
+        assert items(answer) == ["item-05", "item-06"]
+        assert [item["score"] for item in answer["items"]] == [-190.0 * code, -190.0 * code - 1]
+    assert shop.logged("exposures")[-1]["policy"] == "epsilon-greedy"
+    ask(client, "new", k=1, attributes={"age": 17})  # without history, but something is known
+    assert shop.logged("exposures")[-1]["policy"] == "epsilon-greedy"
+    ask(client, "new", k=1, attributes={})
+    assert shop.logged("exposures")[-1]["policy"] == "epsilon-greedy/popularity"
+    refused = client.post(
+        "/v1/recommend", json={"user_id": "u", "attributes": {"agee": 17}}, headers={"X-Ratchet-Now": T}
+    )
+    assert refused.status_code == 422
+    assert "'agee' is not what the model was trained on; known: age" in refused.json()["detail"]
+
+
+def test_attributes_are_no_mistake_where_no_model_knows_any(shop: Any, start: Start) -> None:
+    shop.publish("a")
+    assert items(ask(start(policy=GREEDY), attributes={"age": 17})) == ["a"]
+
+
 @pytest.mark.parametrize("reign", ["model", "cold model", "popularity"])
 def test_exclusions_hold_on_every_path(shop: Any, start: Start, reign: str) -> None:
     shop.publish(*shop.items)

@@ -275,12 +275,25 @@ def gather(corpus: Corpus, windows: Windows, first_F: np.ndarray) -> Batch:
             np.concatenate([of_N, nothing_G]) for of_N in (row_N, behaviour_N, age_N, place_N)
         )
         attribute_NA = np.concatenate([attribute_NA, known_GA])
-    arrays = (row_N, behaviour_N, age_N, place_N, offsets_B1, user_B, at_T, corpus.row_N[event_T])
-    whole = (torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)) for array in arrays)
-    behaviour_T = torch.from_numpy(corpus.behaviour_N[event_T].astype(np.int64))
-    value_T, weight_T = torch.from_numpy(corpus.value_N[event_T]), torch.from_numpy(corpus.weight_N[event_T])
-    codes = torch.from_numpy(attribute_NA.astype(np.int64))
-    return Batch(*whole, behaviour_T, value_T, weight_T, tuple(groups), attribute_NA=codes)
+    return Batch(
+        row_N=_whole(row_N),
+        behaviour_N=_whole(behaviour_N),
+        age_N=_whole(age_N),
+        place_N=_whole(place_N),
+        offsets_B1=_whole(offsets_B1),
+        user_B=_whole(user_B),
+        at_T=_whole(at_T),
+        target_T=_whole(corpus.row_N[event_T]),
+        behaviour_T=_whole(corpus.behaviour_N[event_T]),
+        value_T=torch.from_numpy(corpus.value_N[event_T]),
+        weight_T=torch.from_numpy(corpus.weight_N[event_T]),
+        groups=tuple(groups),
+        attribute_NA=_whole(attribute_NA),
+    )
+
+
+def _whole(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
 
 
 def _distinct(code_FA: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

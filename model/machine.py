@@ -34,6 +34,16 @@ def choose_dtype(wanted: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if faster else torch.float32
 
 
+def keep_few_products() -> None:
+    """Bound what is kept of compiled matrix products: each shape's is a megabyte or two, and by default 1,024 stay.
+
+    Two caches hold them, oneDNN's and torch's own; both read the environment when the first product is made. What a
+    person has set stays.
+    """
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, "128")
+
+
 def keep_freed_memory() -> None:
     """Have the C library keep what is freed for the next step, where it is glibc; elsewhere nothing changes.
 

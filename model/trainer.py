@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.checkpoint import Checkpoint, Progress
 from model.gradients import Gradients
-from model.machine import choose_device, choose_dtype, keep_freed_memory
+from model.machine import choose_device, choose_dtype, keep_few_products, keep_freed_memory
 from model.network.ranker import Ranker
 from model.objectives.objective import Objective
 from model.optimizers.building import Optimizers
@@ -92,6 +92,7 @@ def train(
     processes they train together; the first alone writes, tells and judges, and all end with the same weights. Raises
     UsageError when the loss stops being finite, DataRejected when no target has a weight.
     """
+    keep_few_products()
     keep_freed_memory()
     with joined() as processes:
         device = choose_device(options.device)

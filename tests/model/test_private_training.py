@@ -185,7 +185,7 @@ def test_weights_and_a_large_delta_and_accumulation_are_refused(
     weighted = replace(cycle, weight_N=np.full(len(cycle), 0.5, dtype=np.float32))
     with pytest.raises(UsageError, match="weights are not private"):
         fit_full(weighted, network=tiny, training=private)
-    with pytest.raises(UsageError, match="dp_delta = 0.1 must be below 1 / users = 0.025"):
+    with pytest.raises(UsageError, match=r"dp_delta = 0\.1 must be below 1 / users = 0\.025"):
         fit_full(cycle, network=tiny, training=replace(private, dp_delta=0.1))
     with pytest.raises(UsageError, match="accumulate"):
         replace(private, accumulate=2)

@@ -30,7 +30,7 @@ from model.sequences import BEHAVIOUR_NAMES, Histories, merge, split_by_time
 from model.trainer import OnEpoch, OnStep, Outcome, Validate, train
 from model.vocabulary import Vocabulary
 from model.windows import Corpus, Epoch, Windows, cover, tile
-from relations.errors import DataRejected
+from relations.errors import DataRejected, UsageError
 
 VALIDATION_SHARE = 0.1
 """Newest share of the events that early stopping is judged on."""
@@ -213,7 +213,13 @@ def _spent(parent: Fitted, *, private: bool) -> tuple[Phase, ...]:
 
 def _objective(options: ObjectiveOptions, training: TrainOptions, config: RankerConfig) -> Objective:
     item = ItemObjective(training.loss, smoothing=training.label_smoothing, calibration=options.gbce_calibration)
-    return Objective(options, item=item, width=config.width, cosine=bool(config.temperature))
+    vector_width = next((tower["kept"] for tower in config.modalities.values()), 0)
+    if options.self_supervised and options.masked_text_weight and not vector_width:
+        raise UsageError(
+            f"[objective] masked_text_weight = {options.masked_text_weight} needs vectors to predict; declare a "
+            "[modalities.NAME], the first of which it takes, or set it to 0"
+        )
+    return Objective(options, item=item, width=config.width, cosine=bool(config.temperature), vector_width=vector_width)
 
 
 def _trusted(histories: Histories, objective: ObjectiveOptions) -> Histories:

@@ -97,7 +97,7 @@ class Gradients:
         loss, parts, weight, targets, tokens = 0.0, Counter[str](), 0.0, 0, 0
         for index in batches:
             of = {"rank": self._processes.rank, "ranks": self._processes.count}
-            for piece in plan.pieces(index, self._pieces, **of):
+            for number, piece in enumerate(plan.pieces(index, self._pieces, **of), start=1):
                 share = piece.weight
                 if not share:
                     continue
@@ -105,8 +105,9 @@ class Gradients:
                 found = self._objective(
                     self._ranker,
                     batch,
-                    seed=step,
+                    seed=seed_of(self._seed, step, self._processes.rank, index, number),
                     negatives=negatives,
+                    vector_VE=self._ranker.item_table.first_vectors(),
                     dtype=self._dtype,
                     by_rows=self._ranker.item_table.sparse,
                 )
@@ -153,9 +154,12 @@ class Sampler:
         return Negatives(torch.from_numpy(column_S).to(device), torch.from_numpy(log_q_S).to(device), items=of)
 
 
-def seed_of(seed: int, step: int, rank: int = 0) -> int:
-    """Of what the network draws; another in each process, and in the first what it is in a process alone."""
-    entropy = [seed, step, rank] if rank else [seed, step]
+def seed_of(seed: int, step: int, rank: int = 0, *piece: int) -> int:
+    """Of what the network draws; another in each process, and in the first what it is in a process alone.
+
+    `piece`: numbers of a batch and its piece, for what the objective draws of it.
+    """
+    entropy = [seed, step, rank, *piece] if rank or piece else [seed, step]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

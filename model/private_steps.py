@@ -115,7 +115,14 @@ class PrivateGradients:
             mine = self._fitting(plan.windows, window_W[user_W == user], step)
             batch = gather(plan.corpus, mine, first_F[first_F == user]).to(self._device)
             try:
-                found = self._objective(self._ranker, batch, seed=step, negatives=negatives, dtype=self._dtype)
+                found = self._objective(
+                    self._ranker,
+                    batch,
+                    seed=self._seed_of(step, int(user)),
+                    negatives=negatives,
+                    vector_VE=self._ranker.item_table.first_vectors(),
+                    dtype=self._dtype,
+                )
                 self._gradients.add(found.total)
             except RuntimeError as error:
                 if not out_of_memory(error):

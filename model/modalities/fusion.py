@@ -153,6 +153,10 @@ class ItemVectors(nn.Embedding):
             return (torch.rand_like(share_R) >= share_R).to(self.weight.dtype)
         return (share_R < 1).to(self.weight.dtype)
 
+    def first_vectors(self) -> Tensor | None:
+        """Whitened vectors [V, W] of the first modality, rows of zeros where an item has none; None without any."""
+        return next((tower.white_VW[1:] for _, tower in self._each()), None)
+
     @torch.no_grad()
     def grown(
         self, items: int, *, start_RD: Tensor | None = None, modalities: Mapping[str, Modality] | None = None

@@ -36,5 +36,5 @@ def test_the_text_of_hidden_items_is_learnt(cycle: Histories, tiny: NetworkOptio
 def test_without_vectors_there_is_nothing_to_predict(
     cycle: Histories, tiny: NetworkOptions, brief: TrainOptions
 ) -> None:
-    with pytest.raises(UsageError, match="masked_text_weight = 1.0 needs vectors"):
+    with pytest.raises(UsageError, match=r"masked_text_weight = 1\.0 needs vectors"):
         fit_full(cycle, network=tiny, training=brief, objective=TELL)

@@ -253,6 +253,15 @@ class ObjectiveSettings(Section):
     """Users whose rate or repetition lies more than this many robust deviations above the median weigh less; 0: off."""
 
 
+class FeatureSettings(Section):
+    """What else of users the network sees, from the attributes of the users table as of each event."""
+
+    user: dict[str, Literal["category", "number"]] = {}
+    """Attribute → kind. A value, or a bucket of numbers, of fewer than [privacy] k users counts as unknown."""
+    buckets: Count = 10
+    """Quantiles that a number is cut at."""
+
+
 class ModalitySettings(Section):
     """What items say, look or sound like, beside their ids. docs/modalities.md tells more."""
 
@@ -435,6 +444,7 @@ class Settings(Section):
     validation: ValidationSettings = ValidationSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
+    features: FeatureSettings = FeatureSettings()
     modalities: dict[str, ModalitySettings] = {}
     objective: ObjectiveSettings = ObjectiveSettings()
     increment: IncrementSettings = IncrementSettings()

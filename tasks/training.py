@@ -17,6 +17,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from model.evaluation import Evaluation, RankerRecommender, Recommender, compare, evaluate
+from model.features import FeatureOptions, Kind
 from model.fit import fit_full, fit_increment
 from model.fitted import Fitted, load_fitted, save_fitted
 from model.modalities.admission import admit
@@ -35,6 +36,7 @@ from stores.sequences.store import SequenceStore
 from stores.settings import Settings
 from stores.spool import Spool, SpooledRun
 from tasks.describing import item_facts
+from tasks.describing_users import with_user_attributes
 from tasks.embedding_items import describe_items
 from tasks.progress import report
 from tasks.sabotage import Sabotage, sabotage_fit
@@ -118,6 +120,7 @@ def plan_training(
         "mode": mode.value,
         "events": events,
         "items": items,
+        "users": Lake(home.lake).version("users") if settings.features.user else None,
         "parent": parent,
         "champion": champion.version if champion else None,
         "sabotage": asdict(sabotage) if sabotage else None,
@@ -126,7 +129,7 @@ def plan_training(
         "left_out": found.left_out,
         "settings": {
             name: getattr(settings, name).model_dump(mode="json")
-            for name in ("model", "objective", "train", "increment", "evaluation")
+            for name in ("model", "features", "objective", "train", "increment", "evaluation")
         },
         "modalities": {name: stated.model_dump(mode="json") for name, stated in settings.modalities.items()},
     }
@@ -194,6 +197,7 @@ def _fit(home: Home, settings: Settings, job: TrainingJob, material: Material, s
             training=training,
             objective=objective_of(settings),
             modalities=described.vectors,
+            features=features_of(settings),
             run=run,
             on_step=on_step,
         )
@@ -213,6 +217,13 @@ def _fit(home: Home, settings: Settings, job: TrainingJob, material: Material, s
 
 def objective_of(settings: Settings) -> ObjectiveOptions:
     return ObjectiveOptions(**settings.objective.model_dump())
+
+
+def features_of(settings: Settings) -> FeatureOptions:
+    said = settings.features
+    return FeatureOptions(
+        user={name: Kind(kind) for name, kind in said.user.items()}, buckets=said.buckets, k=settings.privacy.k
+    )
 
 
 def pace(step: Step) -> str:
@@ -260,13 +271,18 @@ def load_material(home: Home, settings: Settings, job: TrainingJob) -> Material:
     found = _consented(home, settings)
     sequences, share = found.sequences, settings.evaluation.holdout_share
     known_N = found.allowed_N & (sequences.arrived_N <= job.events_version)
+    lake = Lake.of(home, settings.lake)
+
+    def described(histories: Histories) -> Histories:
+        return with_user_attributes(lake, histories, names=settings.features.user)
+
     if job.mode is Mode.FULL or job.parent is None:
-        split = split_by_time(sequences.histories(known_N), holdout_share=share)
+        split = split_by_time(described(sequences.histories(known_N)), holdout_share=share)
         nothing = split.train.keep(np.zeros(len(split.train), dtype=bool))
         return Material(split.train, nothing, split.holdout, split.cutoff_us, len(split.train))
     record = Ledger.of(home, settings).version(job.parent)
     seen_N = (sequences.arrived_N <= record.events_version) & (sequences.time_N < record.cutoff_us)
-    new, past = sequences.histories(known_N & ~seen_N), sequences.histories(known_N & seen_N)
+    new, past = (described(sequences.histories(which_N)) for which_N in (known_N & ~seen_N, known_N & seen_N))
     if not len(new):
         raise DataRejected(f"events version {job.events_version}: nothing that v{job.parent} has not seen")
     # Late rows may lie before the parent's cutoff; the test slice must not reach into what the parent trained on.

@@ -89,9 +89,8 @@ def track_training(home: Home, settings: Settings, folder: Path) -> Tracked:
     sent = read_sent(folder, uri=registry.uri)
     run_id = sent.run_id if sent else ""
     metric = f"ndcg@{evaluation['k']}"
-    with registry.start_run(
-        stated["title"], tags=stated["tags"], params=stated["params"], key=key, run_id=run_id
-    ) as run:
+    tags = stated["tags"] | _privacy_tags(training)
+    with registry.start_run(stated["title"], tags=tags, params=stated["params"], key=key, run_id=run_id) as run:
         run.log_metrics(_metrics(evaluation, training, parity))
         run.log_figure(loss_figure(training["losses"]), "figures/loss.png")
         run.log_figure(slice_figure(evaluation["models"], metric=metric), "figures/ndcg_by_slice.png")
@@ -100,7 +99,7 @@ def track_training(home: Home, settings: Settings, folder: Path) -> Tracked:
         for table, data in stated["data"].items():
             run.log_data(table, version=data["version"], digest=data["digest"], uri=str(home.lake / table))
         run.log_dict(stated["validation"], "validation.json")
-        version = registry.register(home.releases / stated["digest"], run_id=run.run_id, tags=stated["tags"])
+        version = registry.register(home.releases / stated["digest"], run_id=run.run_id, tags=tags)
     write_json(folder / TRACKED, {"version": version, "run_id": run.run_id})
     (folder / TRACK).unlink(missing_ok=True)
     return Tracked(version, run.run_id)
@@ -164,10 +163,16 @@ def track_look(home: Home, settings: Settings, evidence: dict[str, Any]) -> None
     mirror_decision(home, settings)
 
 
+def _privacy_tags(training: Mapping[str, Any]) -> dict[str, str]:
+    """ε and δ of a training with differentially private steps; nothing of any other."""
+    stated = training.get("privacy")
+    return {f"privacy.{name}": str(stated[name]) for name in ("epsilon", "delta")} if stated else {}
+
+
 def parameters(settings: Settings) -> dict[str, Any]:
     return {
         f"{section}.{key}": value
-        for section in ("model", "train", "increment", "evaluation", "policy")
+        for section in ("model", "features", "objective", "train", "increment", "evaluation", "policy")
         for key, value in getattr(settings, section).model_dump().items()
     }
 

@@ -19,6 +19,7 @@ BENCHMARKS = {
     "faults": "bench.faults",
     "poison": "bench.poison",
     "quality": "bench.quality",
+    "attributes": "bench.attributes",
     "text": "bench.text",
     "train": "bench.train",
 }

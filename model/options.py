@@ -35,7 +35,7 @@ class NetworkOptions:
     """Events of a user that the network sees."""
     dropout: float = 0.2
     """On the embeddings and on what each half block adds."""
-    block: str = "hstu"
+    block: str = "softmax"
     """softmax: attention and a feed-forward layer; hstu: pointwise attention with a gate."""
     feed: int = 4
     """The feed-forward layer's width, in widths."""

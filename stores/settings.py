@@ -103,25 +103,26 @@ class ValidationSettings(Section):
     """A batch with fewer rows is never called an anomaly."""
 
 
-PRESETS: dict[str, dict[str, int]] = {
-    "small": {"width": 64, "blocks": 2, "heads": 2, "max_history": 50},
-    "base": {"width": 128, "blocks": 2, "heads": 2, "max_history": 200},
-    "large": {"width": 256, "blocks": 8, "heads": 4, "max_history": 200},
+PRESETS: dict[str, dict[str, int | str]] = {
+    "small": {"width": 64, "blocks": 2, "heads": 2, "max_history": 50, "block": "softmax"},
+    "base": {"width": 128, "blocks": 4, "heads": 2, "max_history": 200, "block": "hstu"},
+    "large": {"width": 256, "blocks": 8, "heads": 4, "max_history": 200, "block": "hstu"},
 }
 
 
 class ModelSettings(Section):
     preset: Literal["", "small", "base", "large"] = ""
-    """Sets width, blocks, heads and max_history, those aside that are stated here: small is 64, 2, 2, 50; base 128, 2,
-    2, 200; large 256, 8, 4, 200."""
+    """Sets width, blocks, heads, max_history and block, those aside that are stated here: small is 64, 2, 2, 50 of
+    softmax blocks; base 128, 4, 2, 200 and large 256, 8, 4, 200 of HSTU blocks."""
     width: Count = 64
     blocks: Count = 2
     heads: Count = 2
     max_history: Count = 50
     """Events of a user that the network sees."""
     dropout: Share = 0.2
-    block: Literal["softmax", "hstu"] = "hstu"
-    """softmax: attention and a feed-forward layer; hstu: pointwise attention with a gate."""
+    block: Literal["softmax", "hstu"] = "softmax"
+    """softmax: attention and a feed-forward layer, for small data and few epochs; hstu: pointwise attention with a gate,
+    which ranks better where there is much to learn from, and costs less a target."""
     feed: Count = 4
     """The feed-forward layer's width, in widths (softmax blocks)."""
     absolute_positions: bool = True

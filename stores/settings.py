@@ -121,8 +121,8 @@ class ModelSettings(Section):
     """Events of a user that the network sees."""
     dropout: Share = 0.2
     block: Literal["softmax", "hstu"] = "softmax"
-    """softmax: attention and a feed-forward layer, for small data and few epochs; hstu: pointwise attention with a gate,
-    which ranks better where there is much to learn from, and costs less a target."""
+    """softmax: attention and a feed-forward layer, for small data and few epochs; hstu: pointwise attention with a
+    gate, which ranks better where there is much to learn from, and costs less a target."""
     feed: Count = 4
     """The feed-forward layer's width, in widths (softmax blocks)."""
     absolute_positions: bool = True

@@ -18,7 +18,6 @@ from model.optimizers.ftrl import Ftrl
 from model.optimizers.options import OptimizerOptions
 from model.optimizers.rows import as_sparse, touched_rows
 from model.optimizers.rowwise_adagrad import RowwiseAdagrad
-from model.optimizers.tables import Table
 
 GOLDEN = Path(__file__).with_name("golden.json")
 ROWS, WIDTH, STEPS, RATE = 6, 4, 7, 0.05
@@ -173,7 +172,7 @@ def test_sparse_lookups_train_like_dense_ones(algorithm: str, seed: int, looked_
     answers = []
     for sparse in (False, True):
         generator = torch.Generator().manual_seed(seed)
-        table = Table(ROWS, WIDTH, sparse=sparse)
+        table = nn.Embedding(ROWS, WIDTH, sparse=sparse)
         with torch.no_grad():
             start = table.weight.copy_(torch.randn(ROWS, WIDTH, generator=generator)).clone()
         options = options_of(algorithm, momentum=0.0, clip_norm=0.5)
@@ -183,7 +182,7 @@ def test_sparse_lookups_train_like_dense_ones(algorithm: str, seed: int, looked_
             rows = torch.randint(ROWS, (looked_up,), generator=generator)
             factor = torch.randint(-1, 2, (looked_up, 1), generator=generator)
             touched |= set(rows[factor.squeeze(1) != 0].tolist())
-            (table.lookup(rows) * factor).square().sum().backward()
+            (table(rows) * factor).square().sum().backward()
             assert table.weight.grad is not None
             assert table.weight.grad.is_sparse is sparse
             optimizers.step(0.5)
@@ -244,7 +243,7 @@ def test_touched_rows() -> None:
 def trace(algorithm: str) -> list[float]:
     """Losses of 12 steps on a factorised softmax, with all that a step can do switched on."""
     generator = torch.Generator().manual_seed(11)
-    table = Table(9, 4)
+    table = nn.Embedding(9, 4)
     body = nn.Linear(4, 4)
     with torch.no_grad():
         for weight in (table.weight, body.weight, body.bias):
@@ -264,13 +263,13 @@ def trace(algorithm: str) -> list[float]:
     losses = []
     for step in range(12):
         row, target = torch.randint(9, (2, 16), generator=generator)
-        loss = nn.functional.cross_entropy(body(table.lookup(row)) @ table.weight.T, target)
+        loss = nn.functional.cross_entropy(body(table(row)) @ table.weight.T, target)
         optimizers.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizers.step(step / 12)
         losses.append(loss.item())
     with optimizers.averaged():
-        losses.append(nn.functional.cross_entropy(body(table.lookup(row)) @ table.weight.T, target).item())
+        losses.append(nn.functional.cross_entropy(body(table(row)) @ table.weight.T, target).item())
     return losses
 
 

@@ -14,7 +14,7 @@ from model.optimizers.building import Optimizers
 from model.optimizers.growing import grow_rows
 from model.optimizers.options import OptimizerOptions, Schedule
 from model.optimizers.schedules import factor
-from model.optimizers.tables import Table, sparse_pays
+from model.optimizers.tables import sparse_pays
 from relations.errors import UsageError
 
 SHARE = st.floats(0, 1, allow_nan=False)
@@ -25,7 +25,7 @@ class Net(nn.Module):
     def __init__(self, rows: int = 7) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(5)
-        self.table = Table(rows, 3)
+        self.table = nn.Embedding(rows, 3)
         self.body = nn.Linear(3, 3)
         with torch.no_grad():
             for weight in (self.body.weight, self.body.bias):
@@ -34,7 +34,7 @@ class Net(nn.Module):
 
     def losses(self, step: int, users: int = 8) -> Tensor:
         row, target = torch.randint(7, (2, users), generator=torch.Generator().manual_seed(step))
-        logits = self.body(self.table.lookup(row)) @ self.table.weight[:7].T
+        logits = self.body(self.table(row)) @ self.table.weight[:7].T
         return nn.functional.cross_entropy(logits, target, reduction="none")
 
 
@@ -262,7 +262,7 @@ def test_a_state_of_fewer_rows_goes_on(table: str) -> None:
     grown = Net()
     fresh = torch.tensor([[0.3, -0.2, 0.1], [0.0, 0.5, -0.5]])
     grown.body.load_state_dict(old.body.state_dict())
-    grown.table = old.table.grown(fresh)
+    grown.table = nn.Embedding.from_pretrained(torch.cat([old.table.weight.detach(), fresh]), freeze=False)
     assert torch.equal(grown.table.weight[:7], old.table.weight)
     after = build(grown, embedding_optimizer=table)
     after.load_state_tensors(through_disk(before.state_tensors()))

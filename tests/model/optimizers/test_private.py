@@ -11,7 +11,6 @@ from torch.func import functional_call, grad, vmap
 from model.optimizers.building import Optimizers
 from model.optimizers.options import OptimizerOptions
 from model.optimizers.private import Phase, UserGradients, draw_users, epsilon, new_secret, sampling_rate
-from model.optimizers.tables import Table
 from relations.errors import UsageError
 
 USERS, EVENTS, ITEMS = 5, 4, 6
@@ -21,7 +20,7 @@ class Net(nn.Module):
     def __init__(self, *, sparse: bool = False) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(1)
-        self.table = Table(ITEMS, 3, sparse=sparse)
+        self.table = nn.Embedding(ITEMS, 3, sparse=sparse)
         self.output = nn.Linear(3, ITEMS)
         self.unused = nn.Linear(2, 2)
         with torch.no_grad():
@@ -29,7 +28,7 @@ class Net(nn.Module):
                 weight.copy_(torch.randn(weight.shape, generator=generator))
 
     def forward(self, row_N: Tensor) -> Tensor:
-        logits: Tensor = self.output(self.table.lookup(row_N))
+        logits: Tensor = self.output(self.table(row_N))
         return logits
 
 

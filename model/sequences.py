@@ -23,6 +23,8 @@ NEVER_A_TARGET = ("dislike",)
 
 _TARGET_B = np.array([name not in ("<pad>", *NEVER_A_TARGET) for name in BEHAVIOUR_NAMES])
 _EMPTY = np.zeros(0, dtype=np.int64)
+_UNSAID = np.zeros(0, dtype=np.float32)
+"""Stands for values that nobody stated, and weights of 1."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,13 @@ class Histories:
     behaviour_N: np.ndarray  # int64, index into BEHAVIOUR_NAMES
     time_N: np.ndarray  # int64, microseconds since the epoch, UTC
     offsets_U1: np.ndarray  # int64
-    value_N: np.ndarray = None  # type: ignore[assignment]  # float32: a rating, seconds of dwell; NaN: none
-    weight_N: np.ndarray = None  # type: ignore[assignment]  # float32, what the event counts as a target
+    value_N: np.ndarray = field(default_factory=lambda: _UNSAID)  # float32: a rating, seconds of dwell; NaN: none
+    weight_N: np.ndarray = field(default_factory=lambda: _UNSAID)  # float32, what the event counts as a target
     attributes: Mapping[str, Column] = field(default_factory=dict)  # of user and context, as of the event
 
     def __post_init__(self) -> None:
         for name, usual in (("value_N", np.nan), ("weight_N", 1.0)):
-            if getattr(self, name) is None:
+            if getattr(self, name) is _UNSAID:
                 object.__setattr__(self, name, np.full(len(self.item_N), usual, dtype=np.float32))
 
     def __len__(self) -> int:

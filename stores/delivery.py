@@ -30,7 +30,8 @@ from stores.home import Home
 from stores.lake import Lake
 from stores.privacy import finish_interrupted
 from stores.quarantine import reason_counts
-from stores.settings import LakeSettings, Section, Settings, SourceSettings, ValidationSettings
+from stores.sections import Section
+from stores.settings import LakeSettings, Settings, SourceSettings, ValidationSettings
 
 BATCH, COLUMNS = "batch", "columns"
 """Reasons of a batch, not of a row: too many rows fail, or a required column is missing."""

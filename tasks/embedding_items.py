@@ -24,8 +24,9 @@ from model.sequences import Histories
 from relations.errors import DataRejected, DependencyFailed, UsageError
 from stores.home import Home
 from stores.lake import Lake
+from stores.learning_settings import ModalitySettings
 from stores.remote import opened
-from stores.settings import ModalitySettings, Settings
+from stores.settings import Settings
 
 FILES_AT_ONCE = 512
 """Pictures or sounds in memory at a time."""

@@ -14,7 +14,8 @@ from optuna.distributions import (
 from pydantic import ValidationError
 
 from relations.errors import SettingsError
-from stores.settings import RangeSettings, Settings
+from stores.learning_settings import RangeSettings
+from stores.settings import Settings
 
 SECTIONS = ("model", "train")
 FIXED = ("seed", "device", "threads", "checkpoint_every_steps")

@@ -12,7 +12,8 @@ from model.sequences import Histories
 from relations.schemas import USERS
 from stores.home import Home
 from stores.lake import Lake
-from stores.settings import FeatureSettings, Settings, load_settings
+from stores.learning_settings import FeatureSettings
+from stores.settings import Settings, load_settings
 from tasks.describing_users import with_user_attributes
 from tasks.training import features_of
 

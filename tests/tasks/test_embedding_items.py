@@ -9,7 +9,8 @@ from relations.errors import DataRejected
 from relations.schemas import ITEMS
 from stores.home import Home
 from stores.lake import Lake
-from stores.settings import ModalitySettings, Settings
+from stores.learning_settings import ModalitySettings
+from stores.settings import Settings
 from tasks.embedding_items import describe_items
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)

@@ -5,7 +5,7 @@ import pytest
 from model.objectives.options import ObjectiveOptions, Robust, TaskWeighting
 from model.objectives.rating import RatingLoss
 from relations.errors import UsageError
-from stores.settings import ObjectiveSettings
+from stores.learning_settings import ObjectiveSettings
 
 
 def test_names_become_kinds() -> None:

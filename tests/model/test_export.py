@@ -87,12 +87,12 @@ def test_serving_ranks_as_the_offline_answer_does(exported: Exported, fitted: Fi
     engine, rng = Engine.load(bundle), np.random.default_rng(0)
     told, offered, scores = [], [], []
     for _ in range(20):
-        times = np.sort(rng.integers(0, 10**13, size=rng.integers(1, 12)))
+        times = np.sort(rng.integers(0, 3 * 10**9, size=rng.integers(1, 12)))
         events = [
             ("unknown" if draw == 12 else f"i{draw:02d}", int(at))
             for draw, at in zip(rng.integers(0, 13, size=len(times)), times, strict=True)
         ]
-        for now_us in (int(times[-1]) - 1, int(times[-1] + rng.integers(0, 10**12))):
+        for now_us in (int(times[-1]) - 1, int(times[-1] + rng.integers(0, 2 * 10**9))):
             told.append(Question([recommending.Past(item, "view", at) for item, at in events], now_us))
             asked = engine.codes([histories.Past(item, "view", at) for item, at in events], now_us=now_us)
             if asked.items_L:

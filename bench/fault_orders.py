@@ -15,7 +15,8 @@ from stores.lake import Lake
 from stores.sequences.store import SequenceStore
 from stores.settings import Settings, ValidationSettings
 from tasks.ingesting import ingest_file, ingest_landing
-from tasks.training import Mode, TrainingJob, load_material
+from tasks.jobs import Mode, TrainingJob
+from tasks.material import load_material
 
 TABLES = ("events", "late", "quarantine")
 SEED = 12

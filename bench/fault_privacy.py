@@ -22,8 +22,9 @@ from stores.sequences.store import SequenceStore
 from stores.settings import Settings
 from tasks.forgetting import forget_users
 from tasks.ingesting import deliver_file
+from tasks.jobs import Mode, TrainingJob, plan_training
 from tasks.refreshing import refresh_serving
-from tasks.training import Mode, TrainingJob, fit_model, plan_training
+from tasks.training import fit_model
 
 CANARY = "canary-4711"
 TINY = Settings.model_validate(

@@ -6,7 +6,7 @@ from typing import Any
 from prefect import flow
 
 from flows.training import train_and_release
-from tasks.training import Mode
+from tasks.jobs import Mode
 
 
 @flow(name="full-retrain", log_prints=False)

@@ -8,8 +8,8 @@ from prefect import flow
 from flows.opening import open_home
 from flows.training import train_and_release
 from relations.errors import UsageError
+from tasks.jobs import Mode
 from tasks.sabotage import Sabotage, SabotageKind
-from tasks.training import Mode
 
 
 @flow(name="rehearsal", log_prints=False)

@@ -7,9 +7,11 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.opening import open_home
 from stores.clock import home_now
+from tasks.evaluating import evaluate_model
+from tasks.jobs import Mode, NothingToLearn, plan_training
 from tasks.releasing import Released, export_model, register_model, summary_markdown
 from tasks.sabotage import Sabotage
-from tasks.training import Mode, NothingToLearn, evaluate_model, fit_model, plan_training
+from tasks.training import fit_model
 
 
 def train_and_release(

@@ -25,8 +25,9 @@ from stores.lake import Lake
 from stores.ledger import Ledger
 from stores.ledger_records import VersionRecord
 from stores.settings import Settings
+from tasks.jobs import Mode, TrainingJob, write_json
+from tasks.material import load_material
 from tasks.tracking import Tracked, prepare_tracking, track_in_time
-from tasks.training import Mode, TrainingJob, load_material, write_json
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from stores.settings import Settings
 from stores.spool import Spool, SpooledRun, read_run
 from tasks.deciding import mirror_decision
 from tasks.figures import loss_figure, popularity_figure, slice_figure
+from tasks.jobs import TrainingJob, write_json
 from tasks.spooling import within
-from tasks.training import LOSS, TrainingJob, write_json
+from tasks.training import LOSS
 
 TRACK, TRACKED = "track.json", "tracked.json"
 """In the folder of a training: what MLflow is to be told of it, and what it answered."""

@@ -18,8 +18,8 @@ from stores.home import Home
 from stores.lake import Lake
 from stores.ledger import Ledger
 from stores.settings import MetricSettings, Settings
+from tasks.jobs import write_json
 from tasks.reports import write_trial_report
-from tasks.training import write_json
 
 BOT_RULES = ("rate>30/min",)
 

@@ -27,9 +27,9 @@ from relations.errors import DependencyFailed, UsageError
 from stores.home import Home
 from stores.settings import Settings
 from stores.spool import Spool, SpooledRun
+from tasks.jobs import Mode, TrainingJob, plan_training
 from tasks.search_space import fragment, plain, space_of
 from tasks.spooling import send_left, sending, within
-from tasks.training import Mode, TrainingJob, plan_training
 from tasks.tuning_metric import Metric
 from tasks.tuning_trials import Bench, Search, Searching, best_of, standing, state_of
 

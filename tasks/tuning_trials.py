@@ -30,9 +30,12 @@ from relations.errors import DataRejected, DependencyFailed, RatchetError
 from stores.home import Home
 from stores.settings import Settings
 from stores.spool import Spool, SpooledRun, Status
+from tasks.jobs import TrainingJob
+from tasks.material import load_material
+from tasks.options import objective_of, options_of
 from tasks.progress import report
 from tasks.search_space import Space, plain
-from tasks.training import LOSS, TrainingJob, load_material, objective_of, options_of, pace
+from tasks.training import LOSS, pace
 from tasks.tuning_metric import Metric
 
 STARTUP = 6

@@ -42,7 +42,8 @@ def train(context: Context, *, mode: str, actor: str, dry_run: bool) -> Result:
 
 
 def _plan(context: Context, mode: str) -> Result:
-    from tasks.training import Mode, NothingToLearn, load_material, plan_training
+    from tasks.jobs import Mode, NothingToLearn, plan_training
+    from tasks.material import load_material
 
     job = plan_training(context.home, context.settings, mode=Mode(mode))
     if isinstance(job, NothingToLearn):

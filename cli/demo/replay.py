@@ -122,7 +122,7 @@ class _Replay:
 
     def _test(self, week: Slice, *, stale: Fitted, newest: Fitted) -> None:
         """All four on the same rows of a week that none of them has seen."""
-        from tasks.training import options_of
+        from tasks.options import options_of
 
         lake, settings = Lake(self.stage.home.lake), self.stage.settings
         rated = lake.relation("events")

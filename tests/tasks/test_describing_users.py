@@ -15,7 +15,7 @@ from stores.lake import Lake
 from stores.learning_settings import FeatureSettings
 from stores.settings import Settings, load_settings
 from tasks.describing_users import with_user_attributes
-from tasks.training import features_of
+from tasks.options import features_of
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-import tasks.training as module
+import tasks.material as module
 from model.sequences import Holdout, merge
 from model.windows import Corpus, Windows, cover, tile
 from relations.errors import UsageError
@@ -25,8 +25,10 @@ from stores.lake import Lake
 from stores.pseudonyms import Keys
 from stores.settings import Settings, load_settings
 from tasks.ingesting import ingest_file
+from tasks.jobs import Mode, NothingToLearn, TrainingJob, plan_training
+from tasks.material import Material, load_material
 from tasks.releasing import _data_digests
-from tasks.training import Material, Mode, NothingToLearn, TrainingJob, fit_model, load_material, plan_training
+from tasks.training import fit_model
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TINY = "[model]\nwidth = 8\nblocks = 1\nheads = 1\n[train]\nepochs = 1\nthreads = 1\n"

@@ -25,10 +25,12 @@ from stores.replay import left, read_sent
 from stores.settings import Settings, TrackingSettings, load_settings
 from stores.spool import Spool, SpooledRun, read_points
 from tasks import spooling
+from tasks.evaluating import evaluate_model
 from tasks.ingesting import ingest_file
+from tasks.jobs import Mode, TrainingJob, plan_training
 from tasks.releasing import Released, export_model, register_model
 from tasks.spooling import send_left, sending, within
-from tasks.training import LOSS, Mode, TrainingJob, evaluate_model, fit_model, plan_training
+from tasks.training import LOSS, fit_model
 
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
 TOML = """

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from stores.home import Home
 from stores.settings import load_settings
+from tasks.evaluating import evaluate_model
+from tasks.jobs import Mode, NothingToLearn, plan_training
 from tasks.releasing import export_model, register_model
-from tasks.training import Mode, NothingToLearn, evaluate_model, fit_model, plan_training
+from tasks.training import fit_model
 
 home = Home.open(Path(sys.argv[1]))
 settings = load_settings(home.root / "ratchet.toml", environment={})

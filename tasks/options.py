@@ -1,0 +1,25 @@
+"""What the settings say, as the options of `model/`."""
+
+from model.features import FeatureOptions, Kind
+from model.objectives.options import ObjectiveOptions
+from model.options import IncrementOptions, NetworkOptions, TrainOptions
+from stores.settings import Settings
+
+
+def objective_of(settings: Settings) -> ObjectiveOptions:
+    return ObjectiveOptions(**settings.objective.model_dump())
+
+
+def features_of(settings: Settings) -> FeatureOptions:
+    said = settings.features
+    return FeatureOptions(
+        user={name: Kind(kind) for name, kind in said.user.items()}, buckets=said.buckets, k=settings.privacy.k
+    )
+
+
+def options_of(settings: Settings) -> tuple[NetworkOptions, TrainOptions, IncrementOptions]:
+    return (
+        NetworkOptions(**settings.model.model_dump(exclude={"preset"})),
+        TrainOptions(**settings.train.model_dump()),
+        IncrementOptions(**settings.increment.model_dump()),
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from model.continual.options import IncrementOptions
 from model.evaluation import RankerRecommender, evaluate
 from model.features import FeatureOptions, FeatureSpec
 from model.fitted import Fitted
@@ -24,7 +25,7 @@ from model.objectives.options import ObjectiveOptions
 from model.objectives.weighting import bot_weight, measure_activity
 from model.optimizers.options import Schedule
 from model.optimizers.private import Phase
-from model.options import IncrementOptions, NetworkOptions, TrainOptions
+from model.options import NetworkOptions, TrainOptions
 from model.private_steps import refuse_unbounded
 from model.sequences import BEHAVIOUR_NAMES, Histories, merge, split_by_time
 from model.trainer import OnEpoch, OnStep, Outcome, Validate, train

@@ -74,12 +74,3 @@ class TrainOptions(OptimizerOptions):
         super().__post_init__()
         for name, kind in (("loss", Loss), ("device", Device), ("precision", Precision)):
             object.__setattr__(self, name, kind(getattr(self, name)))
-
-
-@dataclass(frozen=True)
-class IncrementOptions:
-    epochs: int = 3
-    learning_rate: float = 1e-3
-    replay_share: float = 0.5
-    """Share of the positions trained on that come from before the parent's data versions."""
-    min_new_events: int = 1

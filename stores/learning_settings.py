@@ -196,10 +196,29 @@ class ModalitySettings(Section):
 
 
 class IncrementSettings(Section):
+    """How the model goes on with what is new. docs/continual.md says what each costs and gives."""
+
     epochs: Count = 3
     learning_rate: Positive = 1e-3
+    line_search: bool = False
+    """Try half and twice the learning rate on a few steps first, and take the best."""
     replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Share of the positions trained on that come from before the parent's data versions."""
+    """Share of the targets trained on that come from before the parent's data versions."""
+    replay: Literal["reservoir", "recent", "exemplars"] = "recent"
+    """What of the past the buffer keeps: any piece of a history alike, the newer the likelier, or a share for each
+    item."""
+    replay_events: Count = 200_000
+    """Events that the replay buffer holds."""
+    replay_half_life_days: Positive = 30.0
+    """`recent`: a piece this much older is half as likely to be kept."""
+    distillation: NotNegative = 0.0
+    """Weight of staying near the champion's answers; 0: off."""
+    distillation_temperature: Positive = 1.0
+    ewc: NotNegative = 0.0
+    """Weight of staying near the parent's weights, each by its Fisher information; 0: off."""
+    trained: Literal["all", "items", "lora"] = "all"
+    """all weights; the item table and biases alone; or those with low-rank additions to the blocks, merged at the end."""
+    lora_rank: Count = 8
     min_new_events: Count = 1
 
 

@@ -1,8 +1,9 @@
 """What the settings say, as the options of `model/`."""
 
+from model.continual.options import IncrementOptions
 from model.features import FeatureOptions, Kind
 from model.objectives.options import ObjectiveOptions
-from model.options import IncrementOptions, NetworkOptions, TrainOptions
+from model.options import NetworkOptions, TrainOptions
 from stores.settings import Settings
 
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from model.checkpoint import FILE
+from model.continual.options import IncrementOptions
 from model.evaluation import RankerRecommender, evaluate
 from model.fit import fit_full, fit_increment
 from model.fitted import Fitted, load_fitted, save_fitted
-from model.options import Device, IncrementOptions, Loss, NetworkOptions, TrainOptions
+from model.options import Device, Loss, NetworkOptions, TrainOptions
 from model.popularity import Popularity
 from model.sequences import Histories, split_by_time
 from model.trainer import Step
@@ -209,7 +210,8 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from model.fit import fit_full, fit_increment
-from model.options import Device, IncrementOptions, NetworkOptions, TrainOptions
+from model.continual.options import IncrementOptions
+from model.options import Device, NetworkOptions, TrainOptions
 from model.sequences import Histories
 
 folder = Path(sys.argv[1])

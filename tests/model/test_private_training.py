@@ -12,13 +12,14 @@ import torch
 
 from model import trainer
 from model.checkpoint import FILE, Checkpoint
+from model.continual.options import IncrementOptions
 from model.fit import fit_full, fit_increment
 from model.fitted import Fitted, load_fitted, save_fitted
 from model.network.ranker import Ranker
 from model.objectives.next_item import ItemObjective
 from model.objectives.options import ObjectiveOptions
 from model.optimizers.private import Phase, draw_users, epsilon
-from model.options import IncrementOptions, Loss, NetworkOptions, TrainOptions
+from model.options import Loss, NetworkOptions, TrainOptions
 from model.private_steps import Privacy
 from model.sequences import Histories
 from relations.errors import UsageError

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.continual.options import IncrementOptions
 from model.export import export_release
 from model.fit import fit_full, fit_increment
 from model.fitted import Fitted, load_fitted, save_fitted
@@ -15,7 +16,7 @@ from model.modalities.encoders import Encoder, encode
 from model.modalities.material import NamedVectors
 from model.modalities.options import Adapter, AdapterOptions
 from model.network.ranker import materialised
-from model.options import IncrementOptions, NetworkOptions, TrainOptions
+from model.options import NetworkOptions, TrainOptions
 from model.sequences import Histories
 from relations.errors import DataRejected
 

@@ -217,7 +217,7 @@ class IncrementSettings(Section):
     ewc: NotNegative = 0.0
     """Weight of staying near the parent's weights, each by its Fisher information; 0: off."""
     trained: Literal["all", "items", "lora"] = "all"
-    """all weights; the item table and biases alone; or those with low-rank additions to the blocks, merged at the end."""
+    """all weights; the item table and biases; or those and low-rank additions to the blocks, merged at the end."""
     lora_rank: Count = 8
     min_new_events: Count = 1
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from model.continual.options import IncrementOptions
+from model.continual.replay import choose, cut
 from model.evaluation import RankerRecommender, evaluate
 from model.features import FeatureOptions, FeatureSpec
 from model.fitted import Fitted
@@ -126,17 +127,20 @@ def fit_increment(
     past: Histories,
     training: TrainOptions,
     increment: IncrementOptions,
+    replayed_N: np.ndarray | None = None,
     modalities: Mapping[str, NamedVectors] | None = None,
     run: Path | None = None,
     on_step: OnStep | None = None,
 ) -> Fitted:
-    """Go on from `parent` with the events of `new`; `past` are those that it was trained on. `parent` stays as it is.
+    """Go on from `parent` with the events of `new`; `parent` stays as it is.
 
-    Targets are new events, in the context of their user's whole history, plus past targets until these make up
-    `replay_share` of all. Weights, optimiser state and rows carry over, and so does the parent's objective; unknown
-    items get rows (`model.growth`). `training` gives batch size, loss, seed, device and threads, `increment` the epochs
-    and the learning rate, which stays constant: the next increment goes on where this one ends. Raises DataRejected
-    for fewer than `min_new_events` events or none that is a target, DependencyFailed for `cuda` without CUDA.
+    Targets are new events, in the context of their user's history, plus past targets until these make up
+    `replay_share` of all. `past`: events that the parent was trained on, as far as they are context of new or replayed
+    ones; `replayed_N` says which of them may be replayed, and None lets `model.continual.replay` choose among all.
+    Weights, optimiser state and rows carry over, and so does the parent's objective; unknown items get rows
+    (`model.growth`). `training` gives batch size, loss, seed, device and threads, `increment` the epochs and the
+    learning rate, which stays constant: the next increment goes on where this one ends. Raises DataRejected for fewer
+    than `min_new_events` events or none that is a target, DependencyFailed for `cuda` without CUDA.
     """
     if len(new) < max(1, increment.min_new_events):
         raise DataRejected(f"events: {len(new)} new events, fewer than min_new_events = {increment.min_new_events}")
@@ -151,21 +155,24 @@ def fit_increment(
     if options.dp_clip:
         refuse_unbounded(options, parent.objective)
     length = parent.ranker.config.max_history
+    if replayed_N is None:
+        pieces = cut(past, length=length, options=increment, seed=options.seed)
+        replayed_N = choose(pieces, past, options=increment).mask(len(past))
     histories, new_N = merge(past, new)
+    replay_N = np.zeros(len(histories), dtype=bool)
+    replay_N[~new_N] = replayed_N
     histories = _trusted(histories, parent.objective)
     vocabulary = parent.vocabulary.grown(str(item) for item in histories.items)
-    corpus = Corpus.of(histories, vocabulary.rows(histories.items), parent.features)
-    fresh = cover(corpus, new_N, length=length)
+    corpus = Corpus.of(histories, vocabulary.rows(histories.items), parent.features).only(new_N | replay_N)
+    fresh, old = (cover(corpus, which_N, length=length) for which_N in (new_N, replay_N))
     opens_U = new_N[corpus.offsets_U1[:-1]]
     if not len(fresh) and not corpus.first_U[opens_U].any():
         raise DataRejected(f"events: {len(new)} new events hold no target (dislikes, or repeats of one item)")
     wanted = increment.replay_share / (1 - increment.replay_share) * fresh.targets_W(corpus.next_N).sum()
-    stop_U = _last_past_position(corpus, new_N)
     beside = _beside(modalities, vocabulary)
 
     def epoch_of(epoch: int) -> Epoch:
         rng = np.random.default_rng([options.seed, epoch])
-        old = tile(corpus, length=length, rng=None if options.dp_clip else rng, stop_U=stop_U)
         # privately all of them: how many of one user's are replayed must not follow from another's events
         windows = fresh + (old if options.dp_clip else _draw(old, corpus, wanted, rng))
         return Epoch.of(corpus, windows, opens_U=opens_U, batch_tokens=options.batch_tokens, rng=rng)
@@ -186,7 +193,7 @@ def fit_increment(
             users=len(histories.users),
             spent=_spent(parent, private=options.dp_clip > 0),
             fingerprint=_fingerprint(
-                corpus, vocabulary, new_N, asdict(increment), asdict(options), parent.digest, _digests(beside)
+                corpus, vocabulary, new_N, replay_N, asdict(increment), asdict(options), parent.digest, _digests(beside)
             ),
             run=run,
             on_step=on_step,
@@ -258,14 +265,6 @@ def _beside(modalities: Mapping[str, NamedVectors] | None, vocabulary: Vocabular
 
 def _digests(modalities: Mapping[str, Modality]) -> dict[str, str]:
     return {name: modality.digest for name, modality in modalities.items()}
-
-
-def _last_past_position(corpus: Corpus, new_N: np.ndarray) -> np.ndarray:
-    """For each user, the end of the positions whose target is past."""
-    first_new_U = corpus.offsets_U1[1:].copy()
-    at = np.flatnonzero(new_N)
-    np.minimum.at(first_new_U, np.searchsorted(corpus.offsets_U1, at, side="right") - 1, at)
-    return first_new_U - 1
 
 
 def _draw(windows: Windows, corpus: Corpus, targets: float, rng: np.random.Generator) -> Windows:

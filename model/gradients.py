@@ -142,13 +142,15 @@ class Sampler:
         # gBCE's correction is for uniform draws; privacy has no popularity to draw by
         power = SAMPLING_POWER if options.loss is Loss.SAMPLED and not options.dp_clip else 0.0
         weight_V = np.maximum(count_V, 1) ** power  # an item without events must be pushed down as well
+        weight_V = np.where(count_V < 0, 0.0, weight_V)
         self._q_V = weight_V / weight_V.sum()
+        self._last = int(np.flatnonzero(weight_V)[-1])
         self._up_to_V = np.cumsum(self._q_V)
         self._seed, self._count = options.seed, options.negatives
 
     def __call__(self, step: int, device: torch.device) -> Negatives:
         u_S = np.random.default_rng([self._seed, step, 1]).random(self._count)
-        column_S = np.minimum(np.searchsorted(self._up_to_V, u_S, side="right"), len(self._q_V) - 1)
+        column_S = np.minimum(np.searchsorted(self._up_to_V, u_S, side="right"), self._last)
         log_q_S = np.log(self._q_V[column_S]).astype(np.float32)
         of = len(self._q_V)
         return Negatives(torch.from_numpy(column_S).to(device), torch.from_numpy(log_q_S).to(device), items=of)

@@ -27,7 +27,7 @@ from model.processes import joined
 from model.windows import Epoch
 from relations.errors import DataRejected
 
-TABLE = "ranker.item_table.weight"
+TABLE, BIAS = "ranker.item_table.weight", "ranker.item_bias"
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,14 @@ def train(
     fingerprint: str,
     users: int = 0,
     spent: Sequence[Phase] = (),
+    tables: Sequence[str] = (TABLE,),
     run: Path | None = None,
     validate: Validate | None = None,
     on_step: OnStep | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Outcome:
-    """Train `ranker` and `objective` in place for `options.epochs` passes. `count_V`: events of each item.
+    """Train `ranker` and `objective` in place for `options.epochs` passes. `count_V`: events of each item; an item below
+    0 is never drawn as a negative. `tables`: what `options.embedding_optimizer` trains.
 
     With `run`, a checkpoint is written there every `checkpoint_every_steps` and after each epoch; one with the same
     `fingerprint` is continued. With `validate`, the training ends after `options.patience` epochs without a better
@@ -106,7 +108,7 @@ def train(
         whole.load_state_dict(state.weights)
         whole.to(device).train()
         ranker.item_table.sparse = _sparse(options, items=len(count_V)) and processes.count == 1
-        optimizers = Optimizers(dict(whole.named_parameters()), options=options, tables=(TABLE,))
+        optimizers = Optimizers(dict(whole.named_parameters()), options=options, tables=tables)
         optimizers.load_state_tensors(state.optimizer)
         dtype = choose_dtype(options.precision, device)
         at, best, best_optimizer, losses = state.progress, state.best, state.best_optimizer, state.losses

@@ -11,7 +11,6 @@ becomes the answer for users without history.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -69,6 +68,12 @@ class Corpus:
             features.lasting_A,
         )
 
+    def only(self, told_N: np.ndarray) -> "Corpus":
+        """With the events where `told_N` as targets, and the others as context."""
+        next_N = np.zeros_like(self.next_N)
+        next_N[:-1] = np.where(told_N[1:], self.next_N[:-1], 0)
+        return replace(self, next_N=next_N)
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -101,15 +106,13 @@ class Windows:
         return np.asarray(total_N1[self.end_W] - total_N1[self.train_W])
 
 
-def tile(corpus: Corpus, *, length: int, rng: np.random.Generator | None, stop_U: np.ndarray | None = None) -> Windows:
+def tile(corpus: Corpus, *, length: int, rng: np.random.Generator | None) -> Windows:
     """Every position once, in windows of at most `length` that begin at a random phase for each user.
 
     Another phase each epoch gives a target another depth of context, for no extra positions. Without `rng` all begin
-    at 0, so that a user's windows follow from that user's events alone. `stop_U` ends a user's
-    positions earlier than the last that has a successor. Windows without a target are left out.
+    at 0, so that a user's windows follow from that user's events alone. Windows without a target are left out.
     """
-    begin_U = corpus.offsets_U1[:-1]
-    stop_U = corpus.offsets_U1[1:] - 1 if stop_U is None else np.maximum(stop_U, begin_U)
+    begin_U, stop_U = corpus.offsets_U1[:-1], corpus.offsets_U1[1:] - 1
     phase_U = np.zeros(len(begin_U), dtype=np.int64) if rng is None else rng.integers(0, length, size=len(begin_U))
     phase_U[stop_U - begin_U <= length] = 0  # a short history is never cut
     count_U = -(-(stop_U - begin_U + phase_U) // length)
@@ -123,21 +126,26 @@ def tile(corpus: Corpus, *, length: int, rng: np.random.Generator | None, stop_U
 def cover(corpus: Corpus, wanted_N: np.ndarray, *, length: int) -> Windows:
     """Every target that is a wanted event once, with as much of the user's past before it as fits.
 
-    For increments: the targets are the new events, and their context reaches into the past. A user whose new events
-    exceed `length` gets windows that overlap by half.
+    For increments: the targets are the new events, and their context reaches into the past. Where a user's wanted
+    events span more than `length`, windows overlap by half; where half a window or more lies between two of them, none
+    covers both. Targets of other events in between are in the windows too: leave them out of `corpus`.
     """
-    trained = np.flatnonzero((corpus.next_N[:-1] > 0) & wanted_N[1:])
-    user = np.searchsorted(corpus.offsets_U1, trained, side="right") - 1
-    spans: list[tuple[int, int, int]] = []
-    bounds = np.flatnonzero(np.diff(user, prepend=-1, append=-1))
-    for a, b in pairwise(bounds):
-        begin, left, end = int(corpus.offsets_U1[user[a]]), int(trained[a]), int(trained[b - 1]) + 1
-        while end > left:
-            start = max(begin, end - length)
-            train = left if left >= start else start + length // 2
-            spans.append((start, train, end))
-            end = train
-    return Windows(*np.array(spans, dtype=np.int64).reshape(-1, 3).T)
+    trained_G = np.flatnonzero((corpus.next_N[:-1] > 0) & wanted_N[1:])
+    if not len(trained_G):
+        return Windows(trained_G, trained_G, trained_G)
+    user_G = np.searchsorted(corpus.offsets_U1, trained_G, side="right") - 1
+    apart_G = (np.diff(user_G) > 0) | (np.diff(trained_G) > length // 2)
+    left_S = trained_G[np.concatenate([[True], apart_G])]
+    end_S = trained_G[np.concatenate([apart_G, [True]])] + 1
+    begin_S = corpus.offsets_U1[user_G[np.concatenate([[True], apart_G])]]
+    stride = length - length // 2
+    count_S = 1 + np.maximum(0, -(-(end_S - left_S - length) // stride))
+    step_W = np.arange(count_S.sum()) - np.repeat(np.cumsum(count_S) - count_S, count_S)
+    end_W = np.repeat(end_S, count_S) - step_W * stride  # from a span's end backwards
+    start_W = np.maximum(np.repeat(begin_S, count_S), end_W - length)
+    train_W = np.maximum(np.repeat(left_S, count_S), end_W - stride)
+    last_W = step_W == np.repeat(count_S, count_S) - 1
+    return Windows(start_W, np.where(last_W, np.repeat(left_S, count_S), train_W), end_W)
 
 
 @dataclass(frozen=True)

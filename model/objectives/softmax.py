@@ -34,7 +34,7 @@ def full_softmax(
     With `weight_N` the mean is Σ w ℓ / Σ w. `smoothing` ε puts (1 − ε) + ε / V on the target and ε / V on every other
     item (Szegedy et al., CVPR 2016, §7).
     """
-    rounded = _rounded(state_ND, target_N, _normed(weight_N, state_ND))
+    rounded = _rounded(state_ND, target_N, normed(weight_N, state_ND))
     return _Full.apply(rounded[0], table_VD, bias_V, *rounded[1:], smoothing, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -58,7 +58,7 @@ def sampled_softmax(
     2008; without a correction of the target: Khrylchenko et al., RecSys 2025.
     """
     correction_S = log_q_S + torch.log(torch.tensor(float(len(negative_S)), device=log_q_S.device))
-    state_ND, target_N, weight_N = _rounded(state_ND, target_N, _normed(weight_N, state_ND))
+    state_ND, target_N, weight_N = _rounded(state_ND, target_N, normed(weight_N, state_ND))
     return _Sampled.apply(  # type: ignore[no-any-return, no-untyped-call]
         state_ND, table_VD, bias_V, target_N, negative_S, correction_S, weight_N, dtype
     )
@@ -81,7 +81,7 @@ class _Full(torch.autograd.Function):
         grad_state = torch.empty_like(state_ND)
         grad_table, grad_bias = torch.zeros_like(table_VD), torch.zeros_like(bias_V)
         loss = state_ND.new_zeros(())
-        step = _chunk(items)
+        step = states_at_once(items)
         logits_CV = torch.empty(min(step, len(state_ND)), items, dtype=dtype, device=state_ND.device)
         for at in range(0, len(state_ND), step):
             part = slice(at, at + step)
@@ -129,7 +129,7 @@ class _Sampled(torch.autograd.Function):
         grad_negative = torch.zeros_like(negative_SD, dtype=table_VD.dtype)
         slope_bias_S, slope_own_N = torch.zeros_like(correction_S), torch.empty_like(own_N)
         loss = state_ND.new_zeros(())
-        step = _chunk(len(negative_S))
+        step = states_at_once(len(negative_S))
         for at in range(0, len(state_ND), step):
             part = slice(at, at + step)
             state = state_ND[part].to(dtype)
@@ -158,7 +158,7 @@ class _Sampled(torch.autograd.Function):
         return (*(saved * grad for saved in ctx.saved_tensors), None, None, None, None, None)
 
 
-def _chunk(columns: int) -> int:
+def states_at_once(columns: int) -> int:
     """How many states' logits are alive at once."""
     step = max(1, CHUNK_ELEMENTS // max(1, columns))
     return step - step % ROUND or step
@@ -171,7 +171,7 @@ def _rounded(state_ND: Tensor, target_N: Tensor, weight_N: Tensor) -> tuple[Tens
     return padded, functional.pad(target_N, (0, spare)), functional.pad(weight_N, (0, spare))
 
 
-def _normed(weight_N: Tensor | None, state_ND: Tensor) -> Tensor:
+def normed(weight_N: Tensor | None, state_ND: Tensor) -> Tensor:
     """Weights that sum to 1."""
     if weight_N is None:
         return state_ND.new_full((len(state_ND),), 1 / max(1, len(state_ND)))

@@ -84,8 +84,8 @@ def train(
     on_step: OnStep | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Outcome:
-    """Train `ranker` and `objective` in place for `options.epochs` passes. `count_V`: events of each item; an item below
-    0 is never drawn as a negative. `tables`: what `options.embedding_optimizer` trains.
+    """Train `ranker` and `objective` in place for `options.epochs` passes. `count_V`: events of each item; one below 0
+    is never drawn as a negative. `tables`: what `options.embedding_optimizer` trains.
 
     With `run`, a checkpoint is written there every `checkpoint_every_steps` and after each epoch; one with the same
     `fingerprint` is continued. With `validate`, the training ends after `options.patience` epochs without a better

@@ -65,7 +65,7 @@ def fit_full(
         refuse_unbounded(training, objective)
     if training.patience:
         histories, validate = _judged(histories, training)
-    histories = _trusted(histories, objective)
+    histories = trusted(histories, objective)
     vocabulary = Vocabulary(tuple(str(item) for item in histories.items))
     spec = FeatureSpec.fit(histories, features)
     corpus = Corpus.of(histories, np.arange(1, len(vocabulary) + 1), spec)
@@ -93,7 +93,7 @@ def fit_full(
         if not beside and not training.dp_clip:
             ranker.start_from_popularity(count_V)
         ranker.item_table.start(beside)
-        loss = _objective(objective, training, config)
+        loss = loss_of(objective, training, config)
         loss.start(torch.from_numpy(corpus.behaviour_N), torch.from_numpy(corpus.value_N))
         outcome = train(
             ranker,
@@ -117,7 +117,7 @@ def fit_full(
             on_step=on_step,
             on_epoch=on_epoch,
         )
-    return _fitted(ranker, loss, vocabulary, spec, outcome)
+    return fitted_of(ranker, loss, vocabulary, spec, outcome)
 
 
 def fit_increment(
@@ -161,7 +161,7 @@ def fit_increment(
     histories, new_N = merge(past, new)
     replay_N = np.zeros(len(histories), dtype=bool)
     replay_N[~new_N] = replayed_N
-    histories = _trusted(histories, parent.objective)
+    histories = trusted(histories, parent.objective)
     vocabulary = parent.vocabulary.grown(str(item) for item in histories.items)
     corpus = Corpus.of(histories, vocabulary.rows(histories.items), parent.features).only(new_N | replay_N)
     fresh, old = (cover(corpus, which_N, length=length) for which_N in (new_N, replay_N))
@@ -181,7 +181,7 @@ def fit_increment(
         ranker = grow(
             parent.ranker, items=len(vocabulary), row_N=corpus.row_N, user_N=histories.user_N(), modalities=beside
         )
-        loss = _objective(parent.objective, training, ranker.config)
+        loss = loss_of(parent.objective, training, ranker.config)
         loss.load_state_dict(parent.objective_state)
         outcome = train(
             ranker,
@@ -198,10 +198,12 @@ def fit_increment(
             run=run,
             on_step=on_step,
         )
-    return _fitted(ranker, loss, vocabulary, parent.features, outcome)
+    return fitted_of(ranker, loss, vocabulary, parent.features, outcome)
 
 
-def _fitted(ranker: Ranker, loss: Objective, vocabulary: Vocabulary, features: FeatureSpec, outcome: Outcome) -> Fitted:
+def fitted_of(
+    ranker: Ranker, loss: Objective, vocabulary: Vocabulary, features: FeatureSpec, outcome: Outcome
+) -> Fitted:
     return Fitted(
         ranker=ranker,
         objective=loss.options,
@@ -219,7 +221,7 @@ def _spent(parent: Fitted, *, private: bool) -> tuple[Phase, ...]:
     return (Phase(0.0, 1.0, parent.steps),) if private else ()
 
 
-def _objective(options: ObjectiveOptions, training: TrainOptions, config: RankerConfig) -> Objective:
+def loss_of(options: ObjectiveOptions, training: TrainOptions, config: RankerConfig) -> Objective:
     item = ItemObjective(training.loss, smoothing=training.label_smoothing, calibration=options.gbce_calibration)
     vector_width = next((tower["kept"] for tower in config.modalities.values()), 0)
     if options.self_supervised and options.masked_text_weight and not vector_width:
@@ -230,7 +232,7 @@ def _objective(options: ObjectiveOptions, training: TrainOptions, config: Ranker
     return Objective(options, item=item, width=config.width, cosine=bool(config.temperature), vector_width=vector_width)
 
 
-def _trusted(histories: Histories, objective: ObjectiveOptions) -> Histories:
+def trusted(histories: Histories, objective: ObjectiveOptions) -> Histories:
     """With less weight on the targets of users who look like bots, where that is asked for."""
     if not objective.bot_threshold or not len(histories):
         return histories

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from relations.errors import GateRefused
+from relations.errors import GateRefused, UsageError
 from stores.ledger_records import Champion, TrialRecord, TrialState, stamp
 from stores.lineage import read_version
 
@@ -52,10 +52,17 @@ def check_approval(tx: Connection, trial: TrialRecord, *, limits: Limits, actor:
             f"trial {trial.id}: its evidence is of {stamp(latest.recorded)}, older than {limits.evidence_age}; "
             f"look again with `ratchet trial look {trial.id}`"
         )
-    submitters = {trial.submitter, read_version(tx, trial.challenger).submitter}
-    if _same(actor) in {_same(name) for name in submitters}:
+    if any(same_person(actor, name) for name in (trial.submitter, read_version(tx, trial.challenger).submitter)):
         raise GateRefused(f"trial {trial.id}: {actor} submitted it and cannot approve it; ask someone else")
 
 
-def _same(name: str) -> str:
-    return name.strip().casefold()
+def check_named(actor: str, reason: str, *, what: str) -> None:
+    """Raises UsageError unless a person is named with a reason."""
+    if not actor.strip():
+        raise UsageError(f"{what}: who decides? Name a person with --as")
+    if not reason.strip():
+        raise UsageError(f"{what}: why? Give a --reason")
+
+
+def same_person(one: str, other: str) -> bool:
+    return one.strip().casefold() == other.strip().casefold()

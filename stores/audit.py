@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select
 
 from stores.ledger_records import AuditEntry, canonical_json, sha256, stamp
-from stores.ledger_tables import audits, champions, evidence, reigns, trials, versions
+from stores.ledger_tables import audits, champions, deltas, evidence, reigns, standings, trials, versions
 
 GENESIS = "0" * 64
 
@@ -47,7 +47,8 @@ def read_audit(tx: Connection) -> tuple[AuditEntry, ...]:
 def find_problems(tx: Connection) -> list[str]:
     """Recompute everything that is hashed and replay the record against the tables; empty when all agree."""
     entries = read_audit(tx)
-    return [*_chain(entries), *_champions(tx, entries), *_versions(tx, entries), *_trials(tx, entries)]
+    replayed = (_champions, _versions, _trials, _standings, _deltas)
+    return [*_chain(entries), *(problem for replay in replayed for problem in replay(tx, entries))]
 
 
 def _chain(entries: tuple[AuditEntry, ...]) -> list[str]:
@@ -108,9 +109,57 @@ def _champions(tx: Connection, entries: tuple[AuditEntry, ...]) -> list[str]:
     return problems
 
 
+def _standings(tx: Connection, entries: tuple[AuditEntry, ...]) -> list[str]:
+    said: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        if entry.action == "allow_deltas":
+            said[entry.subject] = {**entry.payload, "ended": None, "ended_by": "", "ended_reason": ""}
+        elif entry.action == "end_deltas":
+            told = {"ended": entry.time, "ended_by": entry.actor, "ended_reason": entry.payload["reason"]}
+            said[entry.subject] = said.get(entry.subject, {}) | told
+    held = {
+        f"standing approval {row.number}": {
+            **standing_facts(row._mapping),
+            **{name: row._mapping[name] for name in ("ended", "ended_by", "ended_reason")},
+        }
+        for row in tx.execute(select(standings))
+    }
+    return _differing(held, said)
+
+
+def standing_facts(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """What an audit entry says of a standing approval when it is granted: all of it."""
+    named = ("number", "surface", "version", "base_digest", "champion_epoch", "recipe", "most_deltas", "most_rows")
+    limits = ("most_relative_change", "least_overlap", "granted", "expires", "granted_by", "reason")
+    return {name: row[name] for name in (*named, *limits)}
+
+
+def _deltas(tx: Connection, entries: tuple[AuditEntry, ...]) -> list[str]:
+    said = {
+        f"delta {entry.payload['sequence']} of standing approval {entry.payload['standing']}": dict(entry.payload)
+        for entry in entries
+        if entry.action == "record_delta"
+    }
+    held = {
+        f"delta {row.sequence} of standing approval {row.standing}": delta_facts_of(row._mapping)
+        for row in tx.execute(select(deltas))
+    }
+    return _differing(held, said)
+
+
+def delta_facts_of(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """What an audit entry says of a delta: all of it."""
+    named = ("standing", "sequence", "digest", "base_digest", "recipe", "rows", "bytes", "relative_change", "recorded")
+    return {name: row[name] for name in named}
+
+
 def _versions(tx: Connection, entries: tuple[AuditEntry, ...]) -> list[str]:
     said = {entry.subject: entry.payload for entry in entries if entry.action == "record_version"}
     held = {f"version {row.version}": version_facts(row._mapping) for row in tx.execute(select(versions))}
+    return _differing(held, said)
+
+
+def _differing(held: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}: the ledger holds {held.get(name)}, the audit says {said.get(name)}"
         for name in sorted(held.keys() | said.keys())

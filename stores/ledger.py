@@ -12,12 +12,14 @@ from typing import Any
 from sqlalchemy import select, update
 
 from relations.errors import GateRefused, UsageError
-from stores.approval import Limits, check_approval, outdated_by, overdue
+from stores.approval import Limits, check_approval, check_named, outdated_by, overdue
 from stores.audit import append_audit, find_problems, read_audit
 from stores.champion import former_reign, move_champion, present_reign, read_champion, read_reigns
 from stores.home import Home
 from stores.ledger_records import (
+    GATE,
     OPEN_STATES,
+    SURFACE,
     AuditEntry,
     Champion,
     Reign,
@@ -31,13 +33,12 @@ from stores.ledger_records import (
 from stores.ledger_tables import Database, trials
 from stores.lineage import enter_version, read_candidate, read_version, read_versions
 from stores.settings import LedgerSettings, Settings
+from stores.standing import end_with_champion, serving_delta
+from stores.standing_ledger import StandingLedger
 from stores.trial_steps import add_evidence, admit, close_trial, open_trials, read_trial, read_trials
 
-SURFACE = "default"
-GATE = "gate"
 
-
-class Ledger:
+class Ledger(StandingLedger):
     """Threads and processes may each hold one on the same database."""
 
     def __init__(self, url: str, *, settings: LedgerSettings | None = None) -> None:
@@ -52,14 +53,18 @@ class Ledger:
     # What is
 
     def serving_state(self, surface: str = SURFACE) -> ServingState:
-        """Champion and open trial of one moment. A trial against another epoch's champion is not served."""
+        """Champion, its newest delta and open trial of one moment. A trial against another epoch's is not served.
+
+        The delta's expiry is for the caller to compare with the home's clock, at every look.
+        """
         with self._database.read() as tx:
             champion = read_champion(tx, surface)
+            delta = serving_delta(tx, surface)
             row = tx.execute(
                 select(trials).where(trials.c.surface == surface, trials.c.state.in_(OPEN_STATES))
             ).one_or_none()
         if row is None or champion is None or row.champion_epoch != champion.epoch:
-            return ServingState(champion, None)
+            return ServingState(champion, None, delta)
         trial = ServingTrial(
             id=row.id,
             challenger_version=row.challenger,
@@ -68,7 +73,7 @@ class Ledger:
             salt=row.salt,
             allocation=row.allocation,
         )
-        return ServingState(champion, trial)
+        return ServingState(champion, trial, delta)
 
     def champion(self, surface: str = SURFACE) -> Champion | None:
         with self._database.read() as tx:
@@ -124,7 +129,7 @@ class Ledger:
 
     def bootstrap(self, version: int, *, actor: str, reason: str, now: datetime, surface: str = SURFACE) -> Champion:
         """The first champion, by a named person's approval. Possible only while there is none."""
-        _named(actor, reason, what="bootstrap")
+        check_named(actor, reason, what="bootstrap")
         with self._database.write() as tx:
             record, present = read_version(tx, version), read_champion(tx, surface)
             if present is not None and (present.epoch, present.digest) == (1, record.digest):
@@ -167,7 +172,7 @@ class Ledger:
         A trial that still waits for approval is replaced by a newer challenger's, a running one never. Refuses the
         champion itself, a bundle rejected before, and one that failed the offline check unless this is a simulation.
         """
-        _named(actor, "-", what=f"trial {trial_id}")
+        check_named(actor, "-", what=f"trial {trial_id}")
         if allow_offline_worse and not simulation:
             raise GateRefused(f"trial {trial_id}: --allow-offline-worse is for simulation homes only")
         if not 0 < allocation < 1:
@@ -197,7 +202,7 @@ class Ledger:
         Refuses a trial that is not waiting, evidence that is not PROMOTE or too old, and the submitter's own approval.
         One that waited too long is recorded as EXPIRED, one whose champion has changed as STALE; both are refused.
         """
-        _named(actor, reason, what=f"trial {trial_id}")
+        check_named(actor, reason, what=f"trial {trial_id}")
         with self._database.write() as tx:
             trial = read_trial(tx, trial_id)
             present = read_champion(tx, trial.surface)
@@ -226,6 +231,7 @@ class Ledger:
                     },
                 )
                 if reached is not None:
+                    end_with_champion(tx, trial.surface, reached, actor=actor, now=now)
                     done = {"state": TrialState.PROMOTED, "promoted_epoch": reached.epoch}
                     told = {"changed": stamp(now), "decided_by": actor, "reason": reason}
                     tx.execute(update(trials).where(trials.c.id == trial_id).values(**done, **told))
@@ -263,7 +269,7 @@ class Ledger:
         `expected_epoch`: refuse if the champion has changed since the caller looked, so that two people who roll back
         at once do not go back two steps.
         """
-        _named(actor, reason, what="rollback")
+        check_named(actor, reason, what="rollback")
         with self._database.write() as tx:
             present, history = read_champion(tx, surface), read_reigns(tx, surface)
             if present is not None and expected_epoch not in (None, present.epoch):
@@ -289,6 +295,7 @@ class Ledger:
             )
             if reached is None:
                 raise GateRefused(f"rollback of {surface!r}: the champion changed meanwhile; look again")
+            end_with_champion(tx, surface, reached, actor=actor, now=now)
             why = f"rolled back from version {present.version} to {former.version}: {reason}"
             for trial in open_trials(tx, surface):
                 close_trial(tx, trial, state=TrialState.STALE, actor=actor, reason=why, now=now)
@@ -307,7 +314,7 @@ class Ledger:
     # What may happen
 
     def _end(self, trial_id: str, *, state: TrialState, actor: str, reason: str, now: datetime) -> None:
-        _named(actor, reason, what=f"trial {trial_id}")
+        check_named(actor, reason, what=f"trial {trial_id}")
         with self._database.write() as tx:
             trial = read_trial(tx, trial_id)
             if trial.state is state:
@@ -315,10 +322,3 @@ class Ledger:
             if not trial.is_open:
                 raise GateRefused(f"trial {trial_id}: is {trial.state} already")
             close_trial(tx, trial, state=state, actor=actor, reason=reason, now=now)
-
-
-def _named(actor: str, reason: str, *, what: str) -> None:
-    if not actor.strip():
-        raise UsageError(f"{what}: who decides? Name a person with --as")
-    if not reason.strip():
-        raise UsageError(f"{what}: why? Give a --reason")

@@ -27,13 +27,16 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    update,
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from relations.errors import DependencyFailed, SettingsError, UsageError
 
-SCHEMA = 1
+SCHEMA = 2
+"""1 had no standing approvals and deltas. A newer schema only adds tables: an older ledger gets them when opened."""
+_EXTENDED = ("1",)
 BUSY_SECONDS = 10.0
 
 metadata = MetaData()
@@ -135,6 +138,44 @@ audits = Table(
 )
 
 
+standings = Table(
+    "standing",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("surface", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("base_digest", String, nullable=False),
+    Column("champion_epoch", Integer, nullable=False),
+    Column("recipe", String, nullable=False),
+    Column("most_deltas", Integer, nullable=False),
+    Column("most_rows", Integer, nullable=False),
+    Column("most_relative_change", Float, nullable=False),
+    Column("least_overlap", Float, nullable=False),
+    Column("granted", String, nullable=False),
+    Column("expires", String, nullable=False),
+    Column("granted_by", String, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("ended", String),
+    Column("ended_by", String, nullable=False),
+    Column("ended_reason", Text, nullable=False),
+)
+
+deltas = Table(
+    "delta",
+    metadata,
+    Column("standing", Integer, primary_key=True, autoincrement=False),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String, nullable=False),
+    Column("base_digest", String, nullable=False),
+    Column("recipe", String, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("bytes", String, nullable=False),  # may be beyond 32 bits
+    Column("relative_change", Float, nullable=False),
+    Column("recorded", String, nullable=False),
+    UniqueConstraint("standing", "digest"),
+)
+
+
 class Database:
     """Transactions on one ledger. The file and its tables are made at the first use, not before."""
 
@@ -200,6 +241,8 @@ class Database:
                 if not inspect(tx).has_table("meta"):
                     metadata.create_all(tx)
                     tx.execute(insert(meta).values(key="schema", value=str(SCHEMA)))
+                else:
+                    _add_tables(tx)
         except IntegrityError:
             pass  # on PostgreSQL two first starts may meet: the other one has made the tables
         with engine.connect() as tx, tx.begin():
@@ -209,6 +252,15 @@ class Database:
                 f"ledger {self.url.render_as_string()}: schema {found}, this version of Ratchet reads {SCHEMA}; "
                 "use the version that wrote it, or a newer one"
             )
+
+
+def _add_tables(tx: Connection) -> None:
+    """What newer schemas have beyond the one found."""
+    schema = meta.c.key == "schema"
+    found = tx.execute(select(meta.c.value).where(schema).with_for_update()).scalar_one_or_none()
+    if found in _EXTENDED:
+        metadata.create_all(tx)
+        tx.execute(update(meta).where(schema).values(value=str(SCHEMA)))
 
 
 def _no_implicit_begin(connection: Any, _record: Any) -> None:

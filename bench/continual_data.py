@@ -54,7 +54,7 @@ def read(path: Path, *, base: int | None = None) -> Stream:
     if (path / "u.data").is_file():
         return _movielens(path, base=24 if base is None else base)
     if (path / "interactions.parquet").is_file():
-        return _amazon(path, base=12 if base is None else base)
+        return _amazon(path, base=186 if base is None else base)
     if (path / "period_0.txt.gz").is_file():
         return _periods(path, base=10 if base is None else base)
     raise UsageError(f"{path}: holds no period_0.txt.gz, u.data or interactions.parquet; name a stream's folder")
@@ -105,7 +105,7 @@ def _amazon(path: Path, *, base: int) -> Stream:
     return _stream(path.name, users, items, time_N, "rating", starts=starts, base=base, sessions=False)
 
 
-def _dates(time_N: np.ndarray) -> list[datetime]:  # noqa: N803 -- shape suffix
+def _dates(time_N: np.ndarray) -> list[datetime]:
     return [datetime.fromtimestamp(time / 1e6, tz=UTC) for time in time_N.tolist()]
 
 
@@ -117,7 +117,7 @@ def _stream(
     name: str,
     users: list[str],
     items: list[str],
-    time_N: np.ndarray,  # noqa: N803 -- shape suffix
+    time_N: np.ndarray,
     behaviour: str,
     *,
     starts: tuple[int, ...],

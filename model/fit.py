@@ -20,6 +20,7 @@ from model.modalities.fusion import TowerConfig
 from model.modalities.material import Modality, NamedVectors
 from model.network.config import RankerConfig
 from model.network.ranker import Ranker
+from model.objectives.distillation import Teacher, adaptive_weight
 from model.objectives.next_item import ItemObjective
 from model.objectives.objective import Objective
 from model.objectives.options import ObjectiveOptions
@@ -128,6 +129,7 @@ def fit_increment(
     training: TrainOptions,
     increment: IncrementOptions,
     replayed_N: np.ndarray | None = None,
+    teacher: Fitted | None = None,
     modalities: Mapping[str, NamedVectors] | None = None,
     run: Path | None = None,
     on_step: OnStep | None = None,
@@ -137,6 +139,8 @@ def fit_increment(
     Targets are new events, in the context of their user's history, plus past targets until these make up
     `replay_share` of all. `past`: events that the parent was trained on, as far as they are context of new or replayed
     ones; `replayed_N` says which of them may be replayed, and None lets `model.continual.replay` choose among all.
+    With `distillation` the increment stays near the answers of `teacher`, where its items are the parent's first ones,
+    and else of the parent.
     Weights, optimiser state and rows carry over, and so does the parent's objective; unknown items get rows
     (`model.growth`). `training` gives batch size, loss, seed, device and threads, `increment` the epochs and the
     learning rate, which stays constant: the next increment goes on where this one ends. Raises DataRejected for fewer
@@ -168,7 +172,8 @@ def fit_increment(
     opens_U = new_N[corpus.offsets_U1[:-1]]
     if not len(fresh) and not corpus.first_U[opens_U].any():
         raise DataRejected(f"events: {len(new)} new events hold no target (dislikes, or repeats of one item)")
-    wanted = increment.replay_share / (1 - increment.replay_share) * fresh.targets_W(corpus.next_N).sum()
+    told = int(fresh.targets_W(corpus.next_N).sum())
+    wanted = increment.replay_share / (1 - increment.replay_share) * told
     beside = _beside(modalities, vocabulary)
 
     def epoch_of(epoch: int) -> Epoch:
@@ -183,6 +188,8 @@ def fit_increment(
         )
         loss = loss_of(parent.objective, training, ranker.config)
         loss.load_state_dict(parent.objective_state)
+        if increment.distillation:
+            loss.learn_from(_teacher(parent, teacher, vocabulary, increment, new=told, replayed=wanted))
         outcome = train(
             ranker,
             loss,
@@ -193,12 +200,42 @@ def fit_increment(
             users=len(histories.users),
             spent=_spent(parent, private=options.dp_clip > 0),
             fingerprint=_fingerprint(
-                corpus, vocabulary, new_N, replay_N, asdict(increment), asdict(options), parent.digest, _digests(beside)
+                corpus,
+                vocabulary,
+                new_N,
+                replay_N,
+                asdict(increment),
+                asdict(options),
+                parent.digest,
+                "" if teacher is None else teacher.digest,
+                _digests(beside),
             ),
             run=run,
             on_step=on_step,
         )
     return fitted_of(ranker, loss, vocabulary, parent.features, outcome)
+
+
+def _teacher(
+    parent: Fitted,
+    stated: Fitted | None,
+    vocabulary: Vocabulary,
+    increment: IncrementOptions,
+    *,
+    new: int,
+    replayed: float,
+) -> Teacher:
+    """A champion that the parent does not descend from may have other rows; then the parent teaches."""
+    if stated is None or parent.vocabulary.items[: len(stated.vocabulary)] != stated.vocabulary.items:
+        stated = parent
+    weight = adaptive_weight(
+        increment.distillation,
+        old_items=len(stated.vocabulary),
+        items=len(vocabulary),
+        new_events=new,
+        replayed_events=round(replayed),
+    )
+    return Teacher(stated.ranker, weight=weight, temperature=increment.distillation_temperature)
 
 
 def fitted_of(

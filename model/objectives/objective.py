@@ -15,6 +15,7 @@ from model.network.sight import Group
 from model.objectives.adversarial import adversarial
 from model.objectives.behaviours import BehaviourQueries, leave_untold
 from model.objectives.contrastive import Augmentation, augment, nt_xent
+from model.objectives.distillation import Teacher
 from model.objectives.lifelong import lifelong
 from model.objectives.masked import choose_masked, masked_vector_loss
 from model.objectives.multitask import FixedSum, UncertaintySum
@@ -162,6 +163,7 @@ class Objective(nn.Module):
         self.supervised_sum = self._sum(supervised)
         self.self_supervised_sum = self._sum(self_supervised)
         self.self_supervised = frozenset(self_supervised)
+        self._teacher: Teacher | None = None
 
     factor_C: Tensor
 
@@ -170,6 +172,10 @@ class Objective(nn.Module):
             return FixedSum(weights)
         squared = frozenset({"rating"} if self.options.rating_loss is RatingLoss.MSE else ())
         return UncertaintySum(weights, squared=squared)
+
+    def learn_from(self, teacher: Teacher) -> None:
+        """Stay near its answers as well, in this training."""
+        self._teacher = teacher
 
     def start(self, behaviour_N: Tensor, value_N: Tensor) -> None:
         """Take the scale of the ratings among all events, before the first training."""
@@ -205,10 +211,16 @@ class Objective(nn.Module):
         parts: dict[str, Tensor] = {}
 
         def supervised(shift_ND: Tensor | None) -> Tensor:
-            found = self._supervised(step, shift_ND)
+            state_ND = step.states(batch, shift_ND=shift_ND)
+            state_TD, column_T = state_ND[batch.at_T], step.columns(batch.target_T)
+            found = self._supervised(step, state_TD, column_T)
+            total: Tensor = self.supervised_sum(found)
+            if self._teacher is not None and shift_ND is None:
+                found["distillation"] = self._taught(step, state_TD)
+                total = total + found["distillation"]
             for name, part in found.items():
                 parts.setdefault(name, part.detach())  # the first pass is the unmoved one
-            return self.supervised_sum(found)  # type: ignore[no-any-return]
+            return total
 
         if self.options.adversarial_epsilon:
             total, moved = adversarial(
@@ -227,10 +239,15 @@ class Objective(nn.Module):
             total = lifelong(total, self.self_supervised_sum(found), alpha=self.options.self_supervised)
         return Losses(total, parts)
 
-    def _supervised(self, step: Step, shift_ND: Tensor | None) -> dict[str, Tensor]:
+    def _taught(self, step: Step, state_TD: Tensor) -> Tensor:
+        assert self._teacher is not None
+        self._teacher = self._teacher.to(state_TD.device)
+        return self._teacher.loss(
+            step.batch, state_TD, step.catalogue, negatives=step.negatives, dtype=step.dtype, row_R=step.row_R
+        )
+
+    def _supervised(self, step: Step, state_TD: Tensor, column_T: Tensor) -> dict[str, Tensor]:
         batch = step.batch
-        state_ND = step.states(batch, shift_ND=shift_ND)
-        state_TD, column_T = state_ND[batch.at_T], step.columns(batch.target_T)
         found = self._next_item(step, state_TD, column_T)
         if self.rating is not None:
             rated_T = batch.behaviour_T == BEHAVIOUR_NAMES.index(self.options.rating_behaviour)

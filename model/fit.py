@@ -25,7 +25,6 @@ from model.objectives.next_item import ItemObjective
 from model.objectives.objective import Objective
 from model.objectives.options import ObjectiveOptions
 from model.objectives.weighting import bot_weight, measure_activity
-from model.optimizers.options import Schedule
 from model.optimizers.private import Phase
 from model.options import NetworkOptions, TrainOptions
 from model.private_steps import refuse_unbounded
@@ -142,8 +141,8 @@ def fit_increment(
     With `distillation` the increment stays near the answers of `teacher`, where its items are the parent's first ones,
     and else of the parent.
     Weights, optimiser state and rows carry over, and so does the parent's objective; unknown items get rows
-    (`model.growth`). `training` gives batch size, loss, seed, device and threads, `increment` the epochs and the
-    learning rate, which stays constant: the next increment goes on where this one ends. Raises DataRejected for fewer
+    (`model.growth`). `training` gives batch size, loss, seed, device and threads, `increment` the epochs, the
+    learning rate and its schedule. Raises DataRejected for fewer
     than `min_new_events` events or none that is a target, DependencyFailed for `cuda` without CUDA.
     """
     if len(new) < max(1, increment.min_new_events):
@@ -152,7 +151,7 @@ def fit_increment(
         training,
         epochs=increment.epochs,
         learning_rate=increment.learning_rate,
-        schedule=Schedule.CONSTANT,
+        schedule=increment.schedule,
         warm_up=0.0,
         patience=0,
     )

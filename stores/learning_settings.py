@@ -95,6 +95,9 @@ class TrainSettings(Section):
     """Users that a private step draws on average."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Epochs without a better NDCG@10 on the newest tenth of the training's events before it stops; 0: never."""
+    small_events: Annotated[int, Field(ge=0)] = 10_000
+    """With fewer events a full retrain first tries, on users held out, how long to train and how far to trust the
+    network against popularity; 0: never."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`cuda` without CUDA is an error, never a silent fallback."""
@@ -200,6 +203,9 @@ class IncrementSettings(Section):
 
     epochs: Count = 3
     learning_rate: Positive = 1e-3
+    """At the schedule's peak."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """Each increment runs through it anew, without a warm-up, down to [train] floor."""
     line_search: bool = False
     """Try half and twice the learning rate on a few steps first, and take the best."""
     replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -220,6 +226,41 @@ class IncrementSettings(Section):
     """all weights; the item table and biases; or those and low-rank additions to the blocks, merged at the end."""
     lora_rank: Count = 8
     min_new_events: Count = 1
+
+
+class RetrainSettings(Section):
+    """When the model goes on, and when it begins anew (`ratchet train --mode auto`). [schedules] says how often this is
+    asked; this says what is answered. docs/continual.md tells how the measures are made."""
+
+    max_age_days: Positive = 28.0
+    """A full retrain at least this often, where there is anything new."""
+    cool_down_days: NotNegative = 1.0
+    """After a full retrain none is made on evidence for so long."""
+    confirmations: Count = 2
+    """Decisions in a row, each on other events, that must see decay alone, or drift that cannot be tested, before a
+    full retrain. Decay together with drift needs no second look."""
+    decay: Share = 0.1
+    """Share of the last full retrain's NDCG@k that is lost on new events."""
+    psi: NotNegative = 0.25
+    """Population stability index of behaviours and item popularity, beyond chance and the usual, in nats."""
+    ks: Share = 0.15
+    """Kolmogorov-Smirnov distance of gaps between events and of session lengths, beyond chance and the usual."""
+    new_items: Share = 0.2
+    """Rise of the share of events on items that were not there, beyond chance and the usual."""
+    item_vectors: NotNegative = 0.1
+    """One minus the cosine of the mean vectors of the items met, beyond chance and the usual."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Chance that one measure seems beyond chance when nothing has changed."""
+    window_days: Positive = 7.0
+    """Events as new as this are judged, and those since the last full retrain at most."""
+    reference_days: Positive = 28.0
+    """Events of the last full retrain that the new ones are compared with, from its cutoff backwards."""
+    max_users: Count = 2_000
+    """Users on whom new events are tested before they are trained on."""
+    min_new_share: Share = 0.001
+    """New events below this share of all events wait for more."""
+    max_cost_ratio: Positive = 1.0
+    """An increment that is expected to take more than this share of a full retrain's time is made a full retrain."""
 
 
 class EvaluationSettings(Section):

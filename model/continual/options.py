@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from model.optimizers.options import Schedule
 from relations.errors import UsageError
 
 
@@ -31,6 +32,9 @@ class Trained(StrEnum):
 class IncrementOptions:
     epochs: int = 3
     learning_rate: float = 1e-3
+    """At the schedule's peak."""
+    schedule: Schedule = Schedule.CONSTANT
+    """Each increment runs through it anew, without a warm-up."""
     line_search: bool = False
     """Try half and twice the learning rate on a few steps first, and take the best."""
     replay_share: float = 0.5
@@ -50,7 +54,7 @@ class IncrementOptions:
     min_new_events: int = 1
 
     def __post_init__(self) -> None:
-        for name, kind in (("replay", Replay), ("trained", Trained)):
+        for name, kind in (("schedule", Schedule), ("replay", Replay), ("trained", Trained)):
             object.__setattr__(self, name, kind(getattr(self, name)))
         if not 0 <= self.replay_share < 1:
             raise UsageError(f"[increment] replay_share = {self.replay_share} is not in [0, 1)")

@@ -68,6 +68,7 @@ class Service:
             device=serving.device,
             threads=serving.threads,
             retry_seconds=20 * serving.poll_seconds,
+            now=partial(home_now, home, settings),
         )
         self.simulated_time = settings.home.clock == "request"
         self.now = partial(home_now, home, settings)
@@ -133,10 +134,17 @@ class Service:
     def state(self) -> dict[str, Any]:
         """What /readyz answers."""
         snapshot = self.watcher.current
-        champion, trial = snapshot.champion, snapshot.state.trial
+        champion, trial, delta = snapshot.champion, snapshot.state.trial, snapshot.delta
         return {
             "ready": snapshot.answers,
             "champion": champion and {"version": champion.version, "digest": champion.digest, "epoch": champion.epoch},
+            "delta": delta
+            and {
+                "sequence": delta.sequence,
+                "base_digest": delta.base_digest,
+                "standing": delta.standing,
+                "expires": delta.expires.isoformat(),
+            },
             "trial": trial
             and {
                 "id": trial.id,

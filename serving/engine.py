@@ -2,22 +2,26 @@
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from relations.errors import DataRejected, DependencyFailed
+from relations.errors import DataRejected, DependencyFailed, GateRefused
 from serving.attributes import NOTHING_TOLD, Attributes, Told
 from serving.histories import Asked, Past
 from stores.bundle import Bundle
+from stores.deltas import Delta, Floats, patch
+from stores.initializers import EXTERNAL
+from stores.ledger_records import DeltaLimits
 
 _INPUTS = ["items", "behaviours", "ages"]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _SECOND = 1_000_000
+_PROBES, _PROBE_EVENTS, _BEST = 32, 8, 10
 _LOG = logging.getLogger(__name__)
 
 
@@ -39,6 +43,9 @@ class Engine:
     attributes: Attributes
     provider: str
     _session: Any
+    _bundle: Bundle
+    _device: str
+    _threads: int
 
     @staticmethod
     def load(bundle: Bundle, *, device: str = "cpu", threads: int = 1) -> "Engine":
@@ -63,7 +70,7 @@ class Engine:
                 f"{bundle.folder}: its network takes {inputs}, this version would give it {wanted}; "
                 "train and release a model again, or serve it with the version that exported it"
             )
-        session = _session(bundle, device=device, threads=threads)
+        session = _session(bundle, _graph(bundle), device=device, threads=threads)
         engine = Engine(
             items=items,
             rows={item: row for row, item in enumerate(items)},
@@ -72,10 +79,45 @@ class Engine:
             attributes=attributes,
             provider=session.get_providers()[0],
             _session=session,
+            _bundle=bundle,
+            _device=device,
+            _threads=threads,
         )
         for length in (1, max_history):
-            engine._try(bundle, length)
+            engine._try(length)
         _LOG.info("loaded %s: %d items, %s", bundle.digest[:12], len(items), engine.provider)
+        return engine
+
+    def with_delta(self, delta: Delta, *, limits: DeltaLimits | None = None) -> "Engine":
+        """This network with a delta's weights in it, ready to answer; this one stays as it is.
+
+        Raises DataRejected for a delta of another base or one that does not fit, GateRefused for one beyond `limits`:
+        too many rows, too large a change, or scores on probe histories that are not finite or whose ten best are not
+        the base's often enough.
+        """
+        if delta.base_digest != self._bundle.digest:
+            raise DataRejected(
+                f"delta {delta.digest[:12]}: is on base {delta.base_digest[:12]}…, not {self._bundle.digest[:12]}…"
+            )
+        patched = patch(self._bundle, delta.change)
+        rows = len(delta.change.rows_R)
+        if limits and rows > limits.rows:
+            raise GateRefused(f"rows: {rows} > {limits.rows}")
+        if limits and patched.relative_change > limits.relative_change:
+            raise GateRefused(f"relative_change: {patched.relative_change:.4g} > {limits.relative_change:.4g}")
+        session = _session(
+            self._bundle, patched.graph, beside=patched.beside, device=self._device, threads=self._threads
+        )
+        engine = replace(self, _session=session)
+        try:
+            for length in (1, self.max_history):
+                engine._try(length)
+        except DataRejected as error:
+            raise GateRefused(f"probes: {error}") from error
+        before, after = self._best_on_probes(), engine._best_on_probes()
+        kept = [len(set(one) & set(other)) / len(one) for one, other in zip(before, after, strict=True)]
+        if limits and (overlap := sum(kept) / len(kept)) < limits.overlap:
+            raise GateRefused(f"overlap: {overlap:.3f} of the base's {len(before[0])} best, below {limits.overlap:.3f}")
         return engine
 
     def codes(self, history: Sequence[Past], *, now_us: int, attributes: Told = NOTHING_TOLD) -> Asked:
@@ -112,7 +154,19 @@ class Engine:
             raise ArithmeticError("the network's scores are not finite")
         return scores_V
 
-    def _try(self, bundle: Bundle, length: int) -> None:
+    def _best_on_probes(self) -> list[list[int]]:
+        """The best rows after each of some histories of items drawn at random, always the same ones."""
+        length = min(self.max_history, _PROBE_EVENTS)
+        rng = np.random.default_rng(0)
+        ages = list(range(60 * length, 0, -60))
+        unknown = [[1] * len(self.attributes.known)] * length
+        return [
+            best_rows(self.scores(Asked(rows.tolist(), [1] * length, ages, unknown)), n=_BEST).tolist()
+            for rows in rng.integers(1, len(self.items) + 1, size=(_PROBES, length))
+        ]
+
+    def _try(self, length: int) -> None:
+        bundle = self._bundle
         unknown = [1] * len(self.attributes.known)
         try:
             scores_V = self.scores(Asked([1] * length, [1] * length, list(range(length, 0, -1)), [unknown] * length))
@@ -152,7 +206,10 @@ def _stated(bundle: Bundle, name: str) -> dict[str, Any]:
     return stated
 
 
-def _session(bundle: Bundle, *, device: str, threads: int) -> Any:
+def _session(
+    bundle: Bundle, graph: bytes | str, *, device: str, threads: int, beside: Mapping[str, Floats] | None = None
+) -> Any:
+    """`beside`: in place of what the file beside the graph has by these names."""
     wanted = _PROVIDERS[device]
     if wanted not in onnxruntime.get_available_providers():
         raise _missing(device, "has no " + wanted)
@@ -161,10 +218,12 @@ def _session(bundle: Bundle, *, device: str, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.folder))
+    if beside:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in beside.values()]
+        options.add_external_initializers(list(beside), values)
     try:
-        session = onnxruntime.InferenceSession(_graph(bundle), options, providers=[wanted])
-    except DataRejected:
-        raise
+        session = onnxruntime.InferenceSession(graph, options, providers=[wanted])
     except Exception as error:  # ONNX Runtime's own classes have no common base
         raise DataRejected(f"{bundle.folder / 'model.onnx'}: ONNX Runtime refuses it: {error}") from error
     if session.get_providers()[0] != wanted:  # ONNX Runtime falls back silently
@@ -174,7 +233,7 @@ def _session(bundle: Bundle, *, device: str, threads: int) -> Any:
 
 def _graph(bundle: Bundle) -> bytes | str:
     """The verified bytes; the path where a graph beyond protobuf's 2 GB has its weights in a file beside it."""
-    alone = "model.onnx.data" not in bundle.manifest["files"]
+    alone = EXTERNAL not in bundle.manifest["files"]
     return bundle.read("model.onnx") if alone else str(bundle.folder / "model.onnx")
 
 

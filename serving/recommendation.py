@@ -272,7 +272,7 @@ def _assigned_digest(snapshot: Snapshot, assignment: Assignment) -> str:
     state = snapshot.state
     if assignment.variant == "challenger" and state.trial is not None:
         return state.trial.challenger_digest
-    return state.champion.digest if state.champion else POPULARITY
+    return snapshot.champion_digest or POPULARITY
 
 
 def _exposure_lines(common: Mapping[str, object], candidates: Candidates, slots: list[Slot]) -> Iterator[bytes]:

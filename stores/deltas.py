@@ -3,7 +3,7 @@
 A delta is cumulative. It holds every row and tensor that differs from its base, so that serving needs no chain and
 going back is dropping it. `releases/<digest>/` holds `delta.json`, which names ONNX initializers, and raw arrays:
 
-    rows.bin        int64 [R], rows of the item tables, ascending; 0, the padding row, never changes
+    rows.bin        int64 [R], rows of the item tables, ascending; row 0 is padding
     table-<n>.bin   float32 [R, …], their new values in one initializer
     tensor-<n>.bin  float32, the new values of one whole initializer of the body
 
@@ -203,8 +203,8 @@ def patch(base: Bundle, change: Change) -> Patched:
     ascending, values that are not finite, shapes that do not fit, initializers that the graph lacks, no change at all.
     """
     rows_R = change.rows_R
-    if rows_R.ndim != 1 or (len(rows_R) and rows_R[0] < 1) or (np.diff(rows_R) <= 0).any():
-        raise DataRejected(f"delta on {base.digest[:12]}: rows must be ascending, without repetition, from 1 on")
+    if rows_R.ndim != 1 or (len(rows_R) and rows_R[0] < 0) or (np.diff(rows_R) <= 0).any():
+        raise DataRejected(f"delta on {base.digest[:12]}: rows must be ascending, without repetition, from 0 on")
     if not change.tables and not change.tensors:
         raise DataRejected(f"delta on {base.digest[:12]}: changes nothing; publish none")
     original = base.read(_GRAPH)

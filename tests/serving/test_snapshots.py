@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,7 @@ def watcher(shop: Any, ledger: Any) -> Watcher:
         device="cpu",
         threads=1,
         retry_seconds=0.0,
+        now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
     )
 
 

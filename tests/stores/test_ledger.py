@@ -428,8 +428,8 @@ def test_no_way_to_champion_but_a_passing_look_and_a_foreign_approval(
 
 def test_a_newer_ledger_is_refused_clearly(ledger: Ledger, tmp_path: Path) -> None:
     with ledger._database.write() as tx:
-        tx.execute(text("UPDATE meta SET value = '2'"))
-    with pytest.raises(UsageError, match="schema 2, this version of Ratchet reads 1"):
+        tx.execute(text("UPDATE meta SET value = '3'"))
+    with pytest.raises(UsageError, match="schema 3, this version of Ratchet reads 2"):
         Ledger(f"sqlite:///{tmp_path / 'ledger.db'}").champion()
 
 

@@ -1,23 +1,83 @@
-"""The schedules of one home, served by one process: `python -m flows.deployments --home DIR`."""
+"""The schedules of one home, served by one process: `python -m flows.deployments --home DIR`.
+
+`prefect.yaml` deploys the same flows, at the same times, to work pools; a test holds the two together.
+"""
 
 import argparse
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from prefect import serve
+from prefect import Flow, serve
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
+from prefect.events import DeploymentEventTrigger
 from prefect.schedules import Interval
 
 from flows.full_retrain import full_retrain
 from flows.incremental import incremental
 from flows.ingest import ingest
+from flows.learn import DRIFT, learn
 from flows.maintenance import maintenance
 from flows.opening import open_home
 from flows.promote import promote
 from flows.rollback import rollback
+from flows.runs import reap_killed
 from flows.trial import trial
 from flows.tune import tune
+from stores.home import Home
+from stores.settings import SchedulesSettings
+
+MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
+"""Intervals count from here and not from the deploying, or a machine that starts every day would never come to a
+weekly run. The minutes keep the weekly retrain off the hourly run, which would have it cancelled."""
+ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+"""Of each scheduled deployment one run at a time: the newer one is cancelled."""
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A flow that runs by itself: `every` so often, counted from `anchor`."""
+
+    flow: Flow[..., Any]
+    every: timedelta
+    anchor: datetime
+    parameters: dict[str, Any]
+
+
+def scheduled(settings: SchedulesSettings) -> tuple[Scheduled, ...]:
+    return (
+        Scheduled(ingest, timedelta(seconds=settings.ingest_seconds), MONDAY, {}),
+        Scheduled(learn, timedelta(minutes=settings.learn_minutes), MONDAY, {"hand_over": True}),
+        Scheduled(full_retrain, timedelta(days=settings.full_retrain_days), MONDAY.replace(hour=2, minute=30), {}),
+        Scheduled(trial, timedelta(minutes=settings.trial_minutes), MONDAY.replace(minute=5), {"start": True}),
+        Scheduled(maintenance, timedelta(hours=settings.maintenance_hours), MONDAY.replace(hour=3, minute=45), {}),
+    )
+
+
+def deployments_of(home: Home, settings: SchedulesSettings, *, config: str | None) -> list[RunnerDeployment]:
+    """Every flow that a person or a schedule may start in `home`; drift starts a full retrain as well."""
+    given = {"home": str(home.root), "config": config}
+    drift = DeploymentEventTrigger(
+        name="drift asks for a full retrain",
+        expect={DRIFT},
+        match={"prefect.resource.id": f"ratchet.home.{home.root.name}"},
+    )
+    found = [
+        each.flow.to_deployment(
+            each.flow.name,
+            parameters={**given, **each.parameters},
+            schedules=[Interval(each.every, anchor_date=each.anchor, timezone="UTC")],
+            concurrency_limit=ONE,
+            triggers=[drift] if each.flow is full_retrain else None,
+        )
+        for each in scheduled(settings)
+    ]
+    # People start these, from the Prefect UI as from the command line.
+    found += [each.to_deployment(each.name, parameters=given) for each in (incremental, promote, rollback, tune)]
+    return cast("list[RunnerDeployment]", found)
 
 
 def main() -> None:
@@ -26,26 +86,10 @@ def main() -> None:
     parser.add_argument("--config")
     stated = parser.parse_args()
     home, settings = open_home(str(stated.home), stated.config)
-    given = {"home": str(home.root), "config": stated.config}
-    schedules = settings.schedules
-    every = {
-        "ingest": timedelta(seconds=schedules.ingest_seconds),
-        "incremental": timedelta(minutes=schedules.incremental_minutes),
-        "full-retrain": timedelta(days=schedules.full_retrain_days),
-        "trial": timedelta(minutes=schedules.trial_minutes),
-        "maintenance": timedelta(hours=schedules.maintenance_hours),
-    }
-    # Promote, rollback and tune have no schedule: people start them, from the Prefect UI as from the command line.
-    deployments = [
-        each.to_deployment(
-            each.name,
-            parameters={**given, "start": True} if each is trial else given,
-            schedules=[Interval(every[each.name])] if each.name in every else None,
-        )
-        for each in (ingest, incremental, full_retrain, trial, maintenance, promote, rollback, tune)
-    ]
-    # Two at a time, one ingest beside one training: more would wait for the same cores and locks.
-    serve(*cast("list[RunnerDeployment]", deployments), limit=2, pause_on_shutdown=False)
+    with get_client(sync_client=True) as client:
+        reap_killed(home, client=client)
+    deployments = deployments_of(home, settings.schedules, config=stated.config)
+    serve(*deployments, limit=settings.schedules.runs_at_once, pause_on_shutdown=False)
 
 
 if __name__ == "__main__":

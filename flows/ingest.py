@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.opening import open_home
+from flows.runs import settle_in
 from relations.errors import DependencyFailed
 from stores.clock import home_now
 from stores.lake import Lake
@@ -18,7 +19,7 @@ from tasks.polling import poll_sources
 from tasks.refreshing import refresh_serving
 
 
-@flow(name="ingest", log_prints=False)
+@flow(name="ingest", log_prints=False, on_running=[settle_in])
 def ingest(
     home: str,
     config: str | None = None,

@@ -8,6 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.opening import open_home
+from flows.runs import settle_in
 from stores.home import Home
 from stores.settings import Settings
 from tasks.maintaining import TableUpkeep, as_json, maintain_lake, report_markdown
@@ -18,7 +19,7 @@ def maintain(home: Home, settings: Settings) -> list[TableUpkeep]:
     return maintain_lake(home, settings)
 
 
-@flow(name="maintenance", log_prints=False)
+@flow(name="maintenance", log_prints=False, on_running=[settle_in])
 def maintenance(home: str, config: str | None = None) -> dict[str, Any]:
     """Compact the tables, drop what no current version needs and is older than [lake] keep_days, trim their logs."""
     place, settings = open_home(home, config)

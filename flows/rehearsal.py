@@ -6,13 +6,14 @@ from typing import Any
 from prefect import flow
 
 from flows.opening import open_home
-from flows.training import train_and_release
-from relations.errors import UsageError
+from flows.runs import settle_in
+from flows.training import gave_way, train_and_release
+from relations.errors import TrainingUnderWay, UsageError
 from tasks.jobs import Mode
 from tasks.sabotage import Sabotage, SabotageKind
 
 
-@flow(name="rehearsal", log_prints=False)
+@flow(name="rehearsal", log_prints=False, on_running=[settle_in])
 def rehearsal(
     home: str,
     kind: str,
@@ -28,4 +29,7 @@ def rehearsal(
         raise UsageError(f"{home}: bad challengers are for simulation homes only (`ratchet init --simulation`)")
     sabotage = Sabotage(SabotageKind(kind), scale=scale, seed=seed)
     mode = Mode.FULL if sabotage.kind is SabotageKind.SHUFFLED_ITEMS else Mode.INCREMENTAL
-    return train_and_release(home, config=config, mode=mode, submitter=submitter, now=now, sabotage=sabotage)
+    try:
+        return train_and_release(home, config=config, mode=mode, submitter=submitter, now=now, sabotage=sabotage)
+    except TrainingUnderWay as other:
+        return gave_way(other)

@@ -7,6 +7,7 @@ from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows.opening import open_home
+from flows.runs import settle_in
 from stores.clock import home_now
 from stores.ledger import Ledger
 from tasks.ingesting import ingest_landing
@@ -15,7 +16,7 @@ from tasks.tracking import track_look
 from tasks.trials import look_at_trial, newest_open_trial, start_trial, summary_markdown
 
 
-@flow(name="trial", log_prints=False)
+@flow(name="trial", log_prints=False, on_running=[settle_in])
 def trial(
     home: str,
     config: str | None = None,

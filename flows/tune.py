@@ -6,10 +6,11 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.opening import open_home
+from flows.runs import settle_in
 from tasks.tuning import plan_search, run_search, verdict
 
 
-@flow(name="tune", log_prints=False)
+@flow(name="tune", log_prints=False, on_running=[settle_in])
 def tune(
     home: str,
     config: str | None = None,

@@ -6,6 +6,7 @@ RatchetError
 ├── DataRejected        3  unreadable input, or a batch quarantined whole
 ├── GateRefused         4  parity, self-approval, stale evidence, a verdict that is not PROMOTE
 └── DependencyFailed    6  disk, database, tracking server, or a GPU that was asked for and is absent
+    └── TrainingUnderWay  6  another training has the home's turn
 
 Anything else that escapes is our bug (exit 1). A message says what, where, and what to do next.
 Plain Python, so that every room, `serving` included, may import it.
@@ -34,3 +35,7 @@ class GateRefused(RatchetError):  # noqa: N818 -- the gate refuses; nothing is b
 
 class DependencyFailed(RatchetError):  # noqa: N818 -- names the other side's failure
     exit_code = 6
+
+
+class TrainingUnderWay(DependencyFailed):
+    pass

@@ -50,7 +50,7 @@ def up(context: Context, *, no_schedules: bool) -> Result:
             schedules = processes.start_schedules(home, config=context.config_argument, api_url=api_url)
             running.callback(schedules.stop)
             started.append(schedules)
-            context.say("schedules ingest, incremental, full_retrain, trial, maintenance")
+            context.say("schedules ingest, learn, full-retrain, trial, maintenance")
         context.say("Ctrl-C stops all of it.")
         while not asked_to_stop:
             for server in started:

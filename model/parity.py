@@ -51,14 +51,14 @@ class Parity:
 
 def measure_parity(
     ranker: Ranker,
-    file: Path,
+    file: Path | bytes,
     *,
     sequences: list[Sequence],
     max_abs: float,
     top10: float,
     seed: int = 0,
 ) -> Parity:
-    """Compare `ranker` with the graph in `file` on the CPU at every batch size and length.
+    """Compare `ranker` with the graph in `file`, or of these bytes, on the CPU at every batch size and length.
 
     `sequences`: users' events, oldest first, from which stretches are drawn; none: random ones. Each
     batch of 7 and more holds an empty history too. A score that is not a number never holds.

@@ -8,21 +8,21 @@ it, so that a step changes the rows that it has seen and no others: what is publ
 Testing each event before it is trained on is prequential evaluation (Dawid, JRSS A 1984; progressive validation in
 McMahan et al., Ad Click Prediction, KDD 2013, section 5.1).
 
-Shapes: N events, R rows of a test, C changed rows, V items, D width.
+Shapes: N events, R rows of a test, C changed rows, V items.
 """
 
+import copy
 import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
+from torch.nn import functional
 
 from model.evaluation import Evaluation, RankerRecommender, evaluate
 from model.fit import fitted_of, loss_of, trusted
 from model.fitted import Fitted
-from model.growth import grow
 from model.machine import seeded_threads
-from model.network.ranker import Ranker
+from model.network.ranker import Ranker, materialised
 from model.optimizers.options import Algorithm, Schedule, TableAlgorithm
 from model.options import Loss, TrainOptions
 from model.sequences import Histories, Holdout, merge, split_by_time
@@ -39,7 +39,7 @@ class OnlineOptions:
 
     optimizer: TableAlgorithm = TableAlgorithm.ROWWISE_ADAGRAD
     """Of the item table and the items' biases: rowwise_adagrad, ftrl or rowwise_ftrl."""
-    learning_rate: float = 0.02
+    learning_rate: float = 1e-3
     """Of rows and biases; for FTRL its α."""
     body_learning_rate: float = 0.0
     """Of everything else, by SGD; 0: it stays as it is, and only rows are published."""
@@ -47,7 +47,7 @@ class OnlineOptions:
     """New events in one gradient step."""
     negatives: int = 256
     """Drawn in a step."""
-    replay_share: float = 0.5
+    replay_share: float = 0.2
     """Share of the targets trained on that come from before."""
 
     def __post_init__(self) -> None:
@@ -93,16 +93,11 @@ class OnlineStep:
 
 
 @dataclass(frozen=True)
-class Change:
-    """What a model differs in from the base that it has the rows and more of."""
+class Weights:
+    """What answers, by name. `rows`: [V + 1, …], one row an item, row 0 padding; `body`: everything else."""
 
-    row_C: np.ndarray  # int64, of the base's rows, whose vector or bias differs
-    largest: float
-    """The largest ‖w − w_base‖ / ‖w_base‖ of a row's vector."""
-    items: int
-    """That the base does not know."""
-    body: tuple[str, ...]
-    """Weights beside the rows that differ."""
+    rows: dict[str, np.ndarray]
+    body: dict[str, np.ndarray]
 
 
 def begin(base: Fitted) -> Fitted:
@@ -125,9 +120,9 @@ def online_step(
 
     `parent` is what the last step gave, or `begin(base)`; it stays as it is. `past` holds at least the former events of
     the users of `new`; replay is drawn from it. `training` gives seed, device, precision and threads. The same
-    arguments give the same bits (CPU, same threads). Unknown items get rows; of those in a network with modalities only
-    the id is trained until the next increment brings their vectors. Raises DataRejected without new events, UsageError
-    for a differentially private training or a loss that is not finite.
+    arguments give the same bits (CPU, same threads). Events on items that the base does not know count as misses in
+    the test and are not trained on: a base's graph has its number of items built in. Raises DataRejected without new
+    events, UsageError for a differentially private training or a loss that is not finite.
     """
     if not len(new):
         raise DataRejected("events: none is new; an online step needs at least one")
@@ -139,18 +134,18 @@ def online_step(
     histories, new_N = merge(past, new)
     tested = _test(parent, base, histories, new_N, k=k, users=test_users, seed=training.seed)
     histories = trusted(histories, parent.objective)
-    vocabulary = parent.vocabulary.grown(str(item) for item in histories.items)
+    vocabulary = parent.vocabulary
+    known_N = vocabulary.rows(histories.items)[histories.item_N] > 0
+    histories, new_N = histories.keep(known_N), new_N[known_N]
     corpus = Corpus.of(histories, vocabulary.rows(histories.items), parent.features)
-    seed = _seed(parent, training.seed, histories.time_N[new_N])
+    seed = _seed(parent, training.seed, new)
     plan = _plan(corpus, new_N, options=options, length=parent.ranker.config.max_history, seed=seed)
     if not any(len(windows) for windows in plan.plan) and not any(len(users) for users in plan.firsts):
         return OnlineStep(parent, tested, float("nan"), 0, 0.0)
     stated = _training(training, options, seed)
     seen_V = np.bincount(corpus.row_N, minlength=len(vocabulary) + 1)[1:]
     with seeded_threads(training.threads):
-        ranker = grow(
-            parent.ranker, items=len(vocabulary), row_N=corpus.row_N, user_N=histories.user_N(), modalities={}
-        )
+        ranker = copy.deepcopy(parent.ranker)
         _freeze(ranker, body=options.body_learning_rate > 0)
         loss = loss_of(parent.objective, stated, ranker.config)
         loss.load_state_dict(parent.objective_state)
@@ -173,24 +168,21 @@ def online_step(
     return OnlineStep(fitted, tested, float(np.mean(losses)), outcome.targets, outcome.seconds)
 
 
-def changed(now: Fitted, *, base: Fitted) -> Change:
-    """What of `base` differs in `now`, bit by bit."""
-    known = len(base.vocabulary)
-    if now.vocabulary.items[:known] != base.vocabulary.items:
-        raise ValueError("the model does not go on from this base: their items differ")
-    old_VD, new_VD = (fitted.ranker.item_table.materialised().weight.detach()[1 : known + 1] for fitted in (base, now))
-    old_V, new_V = (fitted.ranker.item_bias.detach()[1 : known + 1] for fitted in (base, now))
-    moved_V = (old_VD != new_VD).any(dim=1) | (old_V != new_V)
-    length_V = old_VD.norm(dim=1)
-    share_V = (new_VD - old_VD).norm(dim=1) / torch.where(length_V > 0, length_V, 1.0)
-    old, new = base.ranker.state_dict(), now.ranker.state_dict()
-    body = (name for name in old if not name.startswith("item_") and not torch.equal(old[name], new[name]))
-    return Change(
-        row_C=moved_V.nonzero().squeeze(1).numpy() + 1,
-        largest=float(share_V.max()) if known else 0.0,
-        items=len(now.vocabulary) - known,
-        body=tuple(body),
-    )
+def weights_of(fitted: Fitted) -> Weights:
+    """The weights as they are exported: modalities worked into the table, and of a cosine its unit rows beside it."""
+    ranker = materialised(fitted.ranker)
+    named = {name: tensor.detach().numpy() for name, tensor in ranker.state_dict().items()}
+    rows = {name: named.pop(name) for name in ("item_table.weight", "item_bias")}
+    if ranker.config.temperature:
+        rows["item_table.cosine"] = functional.normalize(ranker.item_table.weight.detach(), dim=-1).numpy()
+    return Weights(rows, named)
+
+
+def changed_rows(now: Fitted, *, base: Fitted) -> np.ndarray:
+    """int64 [C]: the rows whose vector or bias is no longer the base's, ascending."""
+    before, after = weights_of(base).rows, weights_of(now).rows
+    moved = [(before[name] != after[name]).reshape(len(before[name]), -1).any(axis=1) for name in before]
+    return np.flatnonzero(np.logical_or.reduce(moved))
 
 
 def _training(training: TrainOptions, options: OnlineOptions, seed: int) -> TrainOptions:
@@ -242,10 +234,10 @@ def _plan(corpus: Corpus, new_N: np.ndarray, *, options: OnlineOptions, length: 
 
 
 def _freeze(ranker: Ranker, *, body: bool) -> None:
-    """What modalities add is frozen with or without the body: it is part of every row."""
+    """What modalities add is frozen with or without the body: it is part of every row. The mask never answers."""
     for name, weight in ranker.named_parameters():
         by_row = f"ranker.{name}" in (TABLE, BIAS)
-        weight.requires_grad_(by_row or (body and not name.startswith("item_table.")))
+        weight.requires_grad_(by_row or (body and not name.startswith(("item_table.", "mask_vector"))))
 
 
 def _test(
@@ -262,9 +254,9 @@ def _hits(evaluation: Evaluation) -> np.ndarray:
     return np.asarray((evaluation.rank_R > 0) & (evaluation.rank_R <= evaluation.k))
 
 
-def _seed(parent: Fitted, seed: int, time_N: np.ndarray) -> int:
+def _seed(parent: Fitted, seed: int, new: Histories) -> int:
     """Another for each step, for each draws its own negatives; the same for the same step."""
-    stated = f"{seed} {parent.digest} {len(time_N)} {time_N.max()}"
+    stated = f"{seed} {parent.digest} {len(new)} {new.time_N.max()}"
     return int.from_bytes(hashlib.sha256(stated.encode()).digest()[:6], "big")
 
 

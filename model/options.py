@@ -63,6 +63,9 @@ class TrainOptions(OptimizerOptions):
     """Of the full softmax."""
     patience: int = 0
     """Epochs without a better NDCG@10 on the newest tenth of the training's events before it stops; 0: never."""
+    small_events: int = 10_000
+    """With fewer events a full training tries on held-out users how long to train and how far to trust the network
+    against popularity (`model.small_data`); 0: never."""
     seed: int = 0
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO

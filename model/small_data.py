@@ -41,7 +41,8 @@ LONGER = 3
 """Times the stated epochs that are tried as well."""
 FOLDS = 5
 JUDGED = 500
-"""Targets that should be judged on: of more folds where one holds fewer."""
+"""Targets that should be judged on: of more folds where one holds fewer, `MOST` at most."""
+MOST = 3
 _LOG = logging.getLogger(__name__)
 
 
@@ -70,9 +71,9 @@ def fit_small_or_full(
 ) -> Fitted:
     """`fit_full`, and below `training.small_events` events with the epochs and the λ that held-out users ask for.
 
-    From so many events on it is `fit_full` to the bit. The tries cost up to `FOLDS · (1 + LONGER)` trainings, of a data
-    set where each takes a second, down to one such pair above 2,500 events. A try leaves nothing behind; a killed one
-    is done anew.
+    From so many events on it is `fit_full` to the bit. Below, the tries are `1 + LONGER` trainings on four fifths of
+    the events, and of less than 2,500 events up to `MOST` times as many. A try leaves nothing behind; a killed one is
+    done anew.
     """
     chosen = choose(
         histories, network=network, training=training, objective=objective, modalities=modalities, features=features
@@ -101,15 +102,17 @@ def choose(
 ) -> Choice:
     """As stated where there is nothing to judge on: enough events, one user, or items that each but one user met.
 
-    Private trainings are not tried out: each try would tell of the users. With `patience` the epochs are as stated.
+    Private trainings are not tried out: each try would tell of the users. With `patience` the epochs are as stated;
+    with modalities λ is 1, since popularity would outrank the items that nobody has met.
     """
     stated = Choice(training.epochs, 1.0)
     if training.dp_clip or len(histories) >= training.small_events or len(histories.users) < 2:
         return stated
     folds = min(FOLDS, len(histories.users))
     fold_U = np.random.default_rng(training.seed).permutation(len(histories.users)) % folds
-    wanted = min(folds, -(-JUDGED * folds // len(histories)))
+    wanted = min(folds, MOST, -(-JUDGED * folds // len(histories)))
     epochs_E = (training.epochs,) if training.patience else (training.epochs, LONGER * training.epochs)
+    shares = SHARES[:1] if modalities else SHARES
     nats_ES, popularity_nats, targets = np.zeros((len(epochs_E), len(SHARES))), 0.0, 0
     for fold in range(wanted):
         learnt_N = (fold_U != fold)[histories.user_N()]
@@ -134,10 +137,9 @@ def choose(
         popularity_nats, targets = popularity_nats + found.popularity, targets + found.targets
     if not targets:
         return stated
+    nats_ES = nats_ES[:, : len(shares)] / targets
     best, share = np.unravel_index(nats_ES.argmin(), nats_ES.shape)
-    choice = Choice(
-        epochs_E[best], SHARES[share], targets, float(nats_ES.min()) / targets, float(popularity_nats) / targets
-    )
+    choice = Choice(epochs_E[best], shares[share], targets, float(nats_ES.min()), popularity_nats / targets)
     _LOG.info(
         "%d events are few: %d epochs and λ = %g, by %d events of users held out (%.3f nats; popularity %.3f)",
         len(histories), choice.epochs, choice.share, targets, choice.nats, choice.popularity_nats,
@@ -196,8 +198,8 @@ def shrunk(fitted: Fitted, *, share: float, log_V: np.ndarray) -> Fitted:
     if ranker.config.temperature:
         ranker.config.temperature /= share
     else:
-        ranker.final_norm.weight *= share
-        ranker.final_norm.bias *= share
+        ranker.final_norm.weight.mul_(share)
+        ranker.final_norm.bias.mul_(share)
     ranker.item_bias[1:] = share * ranker.item_bias[1:] + (1 - share) * torch.from_numpy(log_V).to(ranker.item_bias)
     return replace(fitted, ranker=ranker)
 

@@ -24,3 +24,8 @@ class Asked(NamedTuple):
     """Whole seconds before the request; 0 for an event that claims to be later."""
     attributes_LA: list[list[int]]
     """Of user and event; A of them, none where the network knows none."""
+
+
+def nobody(attributes_A: list[int]) -> Asked:
+    """What users' first events were learnt from: one padding position, with what is known of the user."""
+    return Asked([0], [0], [0], [attributes_A])

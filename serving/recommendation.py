@@ -14,10 +14,10 @@ import numpy as np
 
 from relations.errors import DependencyFailed
 from serving.assignment import NO_CHAMPION, NO_TRIAL, Assignment, assign
-from serving.attributes import Told
+from serving.attributes import NOTHING_TOLD, Told
 from serving.bots import RATE_RULE, RateRule
 from serving.engine import best_rows
-from serving.histories import Past
+from serving.histories import Past, nobody
 from serving.messages import RecommendRequest
 from serving.policy import Slot, epsilon_greedy
 from serving.problems import Refused
@@ -216,12 +216,14 @@ class Recommender:
         engine, n = loaded.engine, self._policy.candidates
         rows_excluded = {row for item in excluded if (row := engine.rows.get(item)) is not None}
         asked = engine.codes(history, now_us=now_us, attributes=attributes)
+        if not asked.items_L and self._policy.newcomers == "model":
+            asked = nobody(engine.attributes.row(user=attributes, context=NOTHING_TOLD))
         if asked.items_L:
             scores_V = engine.scores(asked)
             rows = best_rows(scores_V, n=n, excluded=rows_excluded)
             scores, policy = scores_V[rows].tolist(), POLICY
         else:
-            # The network has nothing to go by. The scores only say the order.
+            # The scores only say the order.
             window = loaded.cold_rows[: n + len(rows_excluded)]
             rows = window[~np.isin(window, list(rows_excluded))][:n] if rows_excluded else window[:n]
             scores, policy = _rank_scores(len(rows)), f"{POLICY}/{POPULARITY}"

@@ -20,6 +20,7 @@ BENCHMARKS = {
     "poison": "bench.poison",
     "quality": "bench.quality",
     "attributes": "bench.attributes",
+    "cold": "bench.cold",
     "text": "bench.text",
     "train": "bench.train",
 }

@@ -42,6 +42,7 @@ max_history = 10
 [train]
 epochs = 2
 batch_tokens = 400
+small_events = 0
 threads = 1
 """
 

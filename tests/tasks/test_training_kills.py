@@ -26,6 +26,7 @@ max_history = 20
 [train]
 epochs = 30
 batch_tokens = 400
+small_events = 0
 threads = 1
 checkpoint_every_steps = 5
 """

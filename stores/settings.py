@@ -133,6 +133,9 @@ class PolicySettings(Section):
     """Size of the candidate set: the best by score after exclusions."""
     exclude_seen: bool = True
     """Leave out the items of the user's history, in serving and in evaluation."""
+    newcomers: Literal["model", "popularity"] = "model"
+    """Who answers users without a known event: the model, as it learnt from users' first events and attributes, or the
+    popularity list, which follows each ingest. What the model was told of a user decides in both."""
 
 
 class MetricSettings(Section):

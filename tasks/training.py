@@ -6,9 +6,10 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from model.fit import fit_full, fit_increment
+from model.fit import fit_increment
 from model.fitted import Fitted, load_fitted, save_fitted
 from model.modalities.admission import admit
+from model.small_data import fit_small_or_full
 from model.trainer import Step
 from stores.home import Home
 from stores.ledger import Ledger
@@ -70,7 +71,7 @@ def _fit(home: Home, settings: Settings, job: TrainingJob, material: Material, s
         modalities=None if parent is None else tuple(parent.ranker.config.modalities),
     )
     if parent is None:
-        fitted = fit_full(
+        fitted = fit_small_or_full(
             material.train,
             network=network,
             training=training,

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from model.continual.anchoring import Anchor, empirical_fisher
 from model.continual.options import IncrementOptions
 from model.continual.replay import choose, cut
 from model.evaluation import RankerRecommender, evaluate
 from model.features import FeatureOptions, FeatureSpec
 from model.fitted import Fitted
+from model.gradients import Sampler
 from model.growth import grow
-from model.machine import seeded_threads
+from model.machine import choose_dtype, seeded_threads
 from model.modalities.fusion import TowerConfig
 from model.modalities.material import Modality, NamedVectors
 from model.network.config import RankerConfig
@@ -26,7 +28,7 @@ from model.objectives.objective import Objective
 from model.objectives.options import ObjectiveOptions
 from model.objectives.weighting import bot_weight, measure_activity
 from model.optimizers.private import Phase
-from model.options import NetworkOptions, TrainOptions
+from model.options import Loss, NetworkOptions, TrainOptions
 from model.private_steps import refuse_unbounded
 from model.sequences import BEHAVIOUR_NAMES, Histories, merge, split_by_time
 from model.trainer import OnEpoch, OnStep, Outcome, Validate, train
@@ -37,6 +39,8 @@ from relations.errors import DataRejected, UsageError
 VALIDATION_SHARE = 0.1
 """Newest share of the events that early stopping is judged on."""
 VALIDATION_USERS = 2_000
+FISHER_TARGETS = 20_000
+"""Of the past, to measure the weights' Fisher information by."""
 PLAIN = ObjectiveOptions()
 NO_FEATURES = FeatureOptions()
 
@@ -197,6 +201,7 @@ def fit_increment(
             optimizer_state=parent.optimizer_state,
             count_V=np.bincount(corpus.row_N, minlength=len(vocabulary) + 1)[1:],
             users=len(histories.users),
+            anchor=_anchor(ranker, loss, corpus, old, options, increment) if increment.ewc else None,
             spent=_spent(parent, private=options.dp_clip > 0),
             fingerprint=_fingerprint(
                 corpus,
@@ -235,6 +240,31 @@ def _teacher(
         replayed_events=round(replayed),
     )
     return Teacher(stated.ranker, weight=weight, temperature=increment.distillation_temperature)
+
+
+def _anchor(
+    ranker: Ranker, loss: Objective, corpus: Corpus, past: Windows, options: TrainOptions, increment: IncrementOptions
+) -> Anchor:
+    """At the weights that the increment starts from, by what a sample of what may be replayed says of them."""
+    rng = np.random.default_rng([options.seed, 2])
+    plan = Epoch.of(
+        corpus, _draw(past, corpus, FISHER_TARGETS, rng), opens_U=None, batch_tokens=options.batch_tokens, rng=rng
+    )
+    if not len(plan):
+        raise DataRejected("[increment] ewc: there is no past to measure by what the weights matter; set ewc = 0")
+    count_V = np.bincount(corpus.row_N, minlength=ranker.config.items + 1)[1:]
+    draw = None if options.loss is Loss.FULL else Sampler(count_V, options)
+    fisher = empirical_fisher(
+        ranker,
+        loss.item,
+        batches=(plan.batch(step) for step in range(len(plan))),
+        negatives_of=lambda step: None if draw is None else draw(step, ranker.device),
+        seed=options.seed,
+        dtype=choose_dtype(options.precision, ranker.device),
+    )
+    return Anchor.of(
+        {f"ranker.{name}": weight for name, weight in ranker.named_parameters()}, strength=increment.ewc, fisher=fisher
+    )
 
 
 def fitted_of(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoint import Checkpoint, Progress
+from model.continual.anchoring import Anchor
 from model.gradients import Gradients
 from model.machine import choose_device, choose_dtype, keep_few_products, keep_freed_memory
 from model.network.ranker import Ranker
@@ -77,6 +78,7 @@ def train(
     count_V: np.ndarray,
     fingerprint: str,
     users: int = 0,
+    anchor: Anchor | None = None,
     spent: Sequence[Phase] = (),
     tables: Sequence[str] = (TABLE,),
     run: Path | None = None,
@@ -88,11 +90,12 @@ def train(
     is never drawn as a negative. `tables`: what `options.embedding_optimizer` trains.
 
     With `run`, a checkpoint is written there every `checkpoint_every_steps` and after each epoch; one with the same
-    `fingerprint` is continued. With `validate`, the training ends after `options.patience` epochs without a better
-    answer, and weights and optimiser state are those of the best epoch. With `options.dp_clip` the steps draw among
-    `users`, and ε is that of `spent`, the steps of earlier trainings, and of these. Where `torchrun` started several
-    processes they train together; the first alone writes, tells and judges, and all end with the same weights. Raises
-    UsageError when the loss stops being finite, DataRejected when no target has a weight.
+    `fingerprint` is continued. `anchor` pulls at the weights in every step. With `validate`, the training ends after
+    `options.patience` epochs without a better answer, and weights and optimiser state are those of the best epoch. With
+    `options.dp_clip` the steps draw among `users`, and ε is that of `spent`, the steps of earlier trainings, and of
+    these. Where `torchrun` started several processes they train together; the first alone writes, tells and judges, and
+    all end with the same weights. Raises UsageError when the loss stops being finite, DataRejected when no target has a
+    weight.
     """
     keep_few_products()
     keep_freed_memory()
@@ -108,7 +111,9 @@ def train(
         whole.load_state_dict(state.weights)
         whole.to(device).train()
         ranker.item_table.sparse = _sparse(options, items=len(count_V)) and processes.count == 1
-        optimizers = Optimizers(dict(whole.named_parameters()), options=options, tables=tables)
+        named = dict(whole.named_parameters())
+        anchor = None if anchor is None else anchor.to(device)
+        optimizers = Optimizers(named, options=options, tables=tables)
         optimizers.load_state_tensors(state.optimizer)
         dtype = choose_dtype(options.precision, device)
         at, best, best_optimizer, losses = state.progress, state.best, state.best_optimizer, state.losses
@@ -148,6 +153,8 @@ def train(
                 if not sums.weight:
                     at = at.past(batches.stop)
                     continue
+                if anchor is not None:
+                    anchor.pull(named, weight=sums.weight)
                 optimizers.step((at.epoch + at.index / len(plan)) / options.epochs, weight=sums.weight)
                 optimizers.zero_grad()
                 losses.append(sums.loss)

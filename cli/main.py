@@ -12,6 +12,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("cli.commands.status", "Champion, candidate, trials, rows and table versions."),
     "ingest": ("cli.commands.ingest", "Validate and commit files of events, items or users."),
     "train": ("cli.commands.train", "Train a challenger: from scratch, or on what arrived."),
+    "online": ("cli.commands.online", "Let the champion learn from what arrives, within limits."),
     "tune": ("cli.commands.tune", "Search for better settings on the home's own events."),
     "trial": ("cli.commands.trial", "Start, look at, stop or list online trials."),
     "approve": ("cli.commands.decide", "Promote the challenger of a trial that the gate passed."),

@@ -86,7 +86,7 @@ def export_release(
     parity = measure_parity(
         fitted.ranker,
         folder / "model.onnx",
-        sequences=_rows(fitted, histories),
+        sequences=parity_rows(fitted, histories),
         max_abs=max_abs,
         top10=top10,
     )
@@ -135,7 +135,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _rows(fitted: Fitted, histories: Histories | None) -> list[Sequence]:
+def parity_rows(fitted: Fitted, histories: Histories | None) -> list[Sequence]:
     """Users' events in vocabulary rows, unknown items left out."""
     if histories is None:
         return []

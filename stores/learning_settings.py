@@ -263,6 +263,48 @@ class RetrainSettings(Section):
     """An increment that is expected to take more than this share of a full retrain's time is made a full retrain."""
 
 
+class OnlineSettings(Section):
+    """Micro-increments between the increments, published as deltas of the champion. docs/continual.md says how."""
+
+    enabled: bool = False
+    """Schedules the steps. Each still needs a person's standing approval: `ratchet online allow`."""
+    minutes: Count = 5
+    """Between two scheduled steps."""
+    optimizer: Literal["rowwise_adagrad", "ftrl", "rowwise_ftrl"] = "rowwise_adagrad"
+    """Of the item table and the items' biases."""
+    learning_rate: Positive = 1e-3
+    """Of the item table and the items' biases; for FTRL its α, which wants some hundred times more."""
+    body_learning_rate: NotNegative = 0.0
+    """Of everything else, by plain SGD; 0: it stays as it is, and only rows are published."""
+    batch_events: Count = 128
+    """New events in one gradient step."""
+    negatives: Count = 256
+    """Items that a gradient step tells from the right ones, drawn from the stream and what is replayed."""
+    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the targets trained on that come from before."""
+    replay_users: Count = 200
+    """Users whose histories a step replays from, beside those of whom there is news."""
+    test_users: Count = 500
+    """Users on whose new events model and base are tested before the step."""
+    test_rows: Count = 3_000
+    """Newest tested events that the guardrail judges."""
+    margin: Share = 0.05
+    """The steps end when their NDCG@k is below the base's by more than this share, beyond chance."""
+    probe_users: Count = 200
+    """Users, as the base knew them, whose ten best must stay."""
+    overlap: Share = 0.6
+    """Least share of the base's ten best that is kept, on average."""
+    hours: Positive = 24.0
+    """A standing approval ends after so long, unless it says otherwise; so do the limits below."""
+    deltas: Count = 300
+    rows: Count = 200_000
+    """That a delta may change."""
+    relative_change: Positive = 1.0
+    """Largest change of a row, in lengths of the row, or of rows on average where it is shorter."""
+    keep: Count = 3
+    """Newest deltas, and states to go on from, that are kept."""
+
+
 class EvaluationSettings(Section):
     holdout_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     """Newest share of the (new) events, by event time, that is tested on and not trained on."""
@@ -270,7 +312,36 @@ class EvaluationSettings(Section):
     max_users: Count = 5_000
     """Rows are a seeded sample of at most this many users."""
     tolerance: Share = 0.02
-    """A challenger whose NDCG@k is below the champion's by more than this share is no candidate."""
+    """A challenger is no candidate whose NDCG@k is below the champion's by more than this share, where the interval of
+    the difference over users says that it is no accident."""
+
+
+class ForgettingSettings(Section):
+    """What a challenger may lose of what the champion ranked well, and how much it may change what people see.
+
+    Both are measured on the panel: users of whom nothing is ever learnt, so that no model has their rows by heart.
+    """
+
+    users_share: Share = 0.05
+    """Share of the users, by a hash of their ids, that is the panel. 0: none, and nothing is measured. A champion that
+    was trained before this was raised has learnt from its new members: retrain it in full."""
+    min_users: Count = 20
+    """A cohort of fewer users says nothing, and a panel of fewer is not kept."""
+    rows_per_user: Count = 50
+    """Newest events of a user of the panel that are ranked."""
+    margin: Share = 0.02
+    """A challenger is no candidate that loses more than this share of the champion's NDCG@k on a cohort, where the
+    interval over users says that it is no accident."""
+    overlap: Share = 0.3
+    """An increment is no candidate whose best k share less than this with the champion's, mean over users."""
+    shift: NotNegative = 0.5
+    """… whose scores lie further than this from the champion's, in standard deviations of these."""
+    surge: Share = 0.5
+    """… that brings one item into the best k of more than this share of the users."""
+    full_overlap: Share = 0.1
+    """The same of a full retrain, which may rightly change more."""
+    full_shift: NotNegative = 1.5
+    full_surge: Share = 0.5
 
 
 class RangeSettings(Section):

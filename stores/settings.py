@@ -16,10 +16,13 @@ from relations.errors import SettingsError
 from stores.learning_settings import (
     EvaluationSettings,
     FeatureSettings,
+    ForgettingSettings,
     IncrementSettings,
     ModalitySettings,
     ModelSettings,
     ObjectiveSettings,
+    OnlineSettings,
+    RetrainSettings,
     TrainSettings,
     TuneSettings,
 )
@@ -191,12 +194,18 @@ class TrackingSettings(Section):
 
 
 class SchedulesSettings(Section):
+    """What `ratchet up` runs and when; `prefect.yaml` states the same for work pools."""
+
     ingest_seconds: Annotated[int, Field(ge=30)] = 60
-    incremental_minutes: Count = 60
+    learn_minutes: Count = 60
+    """How often the evidence is looked at, which decides between nothing, an increment and a full retrain."""
     full_retrain_days: Count = 7
+    """A full retrain at least this often, whatever the evidence says."""
     trial_minutes: Count = 15
     maintenance_hours: Count = 24
     """Tables are compacted, and what is older than [lake] keep_days is dropped."""
+    runs_at_once: Annotated[int, Field(ge=1)] = 2
+    """Flow runs side by side: one ingest beside one training. More would wait for the same cores and locks."""
 
 
 class Settings(Section):
@@ -211,7 +220,10 @@ class Settings(Section):
     modalities: dict[str, ModalitySettings] = {}
     objective: ObjectiveSettings = ObjectiveSettings()
     increment: IncrementSettings = IncrementSettings()
+    retrain: RetrainSettings = RetrainSettings()
+    online: OnlineSettings = OnlineSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    forgetting: ForgettingSettings = ForgettingSettings()
     tune: TuneSettings = TuneSettings()
     release: ReleaseSettings = ReleaseSettings()
     serving: ServingSettings = ServingSettings()

@@ -1,5 +1,9 @@
 """What the settings say, as the options of `model/`."""
 
+from dataclasses import fields
+
+from model.continual.choosing import RetrainOptions
+from model.continual.online import OnlineOptions
 from model.continual.options import IncrementOptions
 from model.features import FeatureOptions, Kind
 from model.objectives.options import ObjectiveOptions
@@ -18,9 +22,17 @@ def features_of(settings: Settings) -> FeatureOptions:
     )
 
 
+def retrain_of(settings: Settings) -> RetrainOptions:
+    return RetrainOptions(**settings.retrain.model_dump())
+
+
 def options_of(settings: Settings) -> tuple[NetworkOptions, TrainOptions, IncrementOptions]:
     return (
         NetworkOptions(**settings.model.model_dump(exclude={"preset"})),
         TrainOptions(**settings.train.model_dump()),
         IncrementOptions(**settings.increment.model_dump()),
     )
+
+
+def online_of(settings: Settings) -> OnlineOptions:
+    return OnlineOptions(**{each.name: getattr(settings.online, each.name) for each in fields(OnlineOptions)})

@@ -1,4 +1,4 @@
-"""The popularity list: what answers while there is no champion, and to users without a known history.
+"""The popularity list: what answers while there is no champion, and newcomers where [policy] says so.
 
 A JSON file `{"format": 1, "items": [[item_id, count], …]}`, most popular first. Standard library
 only: serving reads it.

@@ -139,6 +139,9 @@ class Teacher:
         with torch.no_grad():
             self._table_VE, self._bias_V = self._ranker.catalogue()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Teacher":
+        return self  # it does not change, and is as large as the student
+
     def to(self, device: torch.device) -> "Teacher":
         """Itself there, or a copy elsewhere: the ranker belongs to someone else."""
         if self._bias_V.device.type == device.type:

@@ -228,10 +228,11 @@ def split_by_time(histories: Histories, *, holdout_share: float | None = None, c
         assert holdout_share is not None
         newest = max(1, round(len(histories) * holdout_share))
         cutoff_us = int(np.sort(histories.time_N)[-newest])
-    return Split(histories.before(cutoff_us), _holdout(histories, cutoff_us), cutoff_us)
+    return Split(histories.before(cutoff_us), hold_out(histories, cutoff_us), cutoff_us)
 
 
-def _holdout(histories: Histories, cutoff_us: int) -> Holdout:
+def hold_out(histories: Histories, cutoff_us: int) -> Holdout:
+    """The rows at or after the cutoff; none without such events."""
     user_N, time_N, item_N = histories.user_N(), histories.time_N, histories.item_N
     first_N = np.ones(len(histories), dtype=bool)
     first_N[1:] = (user_N[1:] != user_N[:-1]) | (item_N[1:] != item_N[:-1])

@@ -14,9 +14,20 @@ def opted_out(users: ibis.Table) -> ibis.Table:
     row without one says nothing, and leaves the earlier statement standing. The newest is the one of the latest
     `valid_from`, however late it arrived; of two at one time the one that says yes counts.
     """
+    latest = _latest(users)
+    return latest.filter(latest.out.notnull() & (latest.back.isnull() | (latest.out >= latest.back))).select("user")
+
+
+def returned(users: ibis.Table) -> ibis.Table:
+    """The users (one column, `user`) who did not want to be learnt from once, and do now."""
+    latest = _latest(users)
+    return latest.filter(latest.out.notnull() & (latest.back > latest.out)).select("user")
+
+
+def _latest(users: ibis.Table) -> ibis.Table:
+    """When each user last said yes (`out`) and no (`back`); null for never."""
     said = users.mutate(word=users.attributes.get(OPT_OUT).lower())
-    latest = said.group_by("user").agg(
+    return said.group_by("user").agg(
         out=said.valid_from.max(where=said.word.isin(YES)),
         back=said.valid_from.max(where=said.word.isin(NO)),
     )
-    return latest.filter(latest.out.notnull() & (latest.back.isnull() | (latest.out >= latest.back))).select("user")

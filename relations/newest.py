@@ -1,4 +1,4 @@
-"""The newest events of each user, as an Ibis expression: what serving keeps for its next answer."""
+"""The newest of each user and item, as Ibis expressions: what serving goes by."""
 
 import ibis
 
@@ -11,3 +11,9 @@ def newest_events(events: ibis.Table, *, per_user: int) -> ibis.Table:
     newest_first = ibis.window(group_by=events.user, order_by=[events.event_time.desc(), events.event_id.desc()])
     ranked = events.mutate(rank=ibis.row_number().over(newest_first))
     return ranked.filter(ranked["rank"] < per_user).select(*COLUMNS)
+
+
+def withdrawn(items: ibis.Table) -> ibis.Table:
+    """The items (one column, `item_id`) that their newest state, by `valid_from`, calls not available."""
+    newest = items.group_by("item_id").agg(available=items.available.argmax(items.valid_from))
+    return newest.filter(~newest.available).select("item_id")

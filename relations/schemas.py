@@ -154,6 +154,23 @@ DELIVERIES = _schema(
     ]
 )
 
+REPLAY = _schema(
+    [
+        ("user", pa.string(), False),
+        ("place", pa.int64(), False),  # of the piece's first event among all of its user's that were seen, from 0
+        ("events", pa.int64(), False),
+        ("begins", TIME, False),  # the time of its first event
+        ("ends", TIME, False),  # and of its last
+        ("item_id", pa.string(), False),  # of its last event: the piece's label
+        ("priority", pa.float64(), False),
+        ("kept_for", pa.string(), False),  # the strategy, and whatever else priorities follow from
+        ("events_version", pa.int64(), False),  # chosen among the events that were there at this version,
+        ("cutoff", TIME, False),  # and earlier than this,
+        ("found", pa.int64(), False),  # which are so many pieces
+    ]
+)
+"""Which pieces of histories increments may replay: references, never copies of behaviour."""
+
 SCHEMAS: dict[str, pa.Schema] = {
     "events": EVENTS,
     "items": ITEMS,
@@ -162,6 +179,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "quarantine": QUARANTINE,
     "late": LATE,
     "deliveries": DELIVERIES,
+    "replay": REPLAY,
 }
 
 KEYS: dict[str, tuple[str, ...]] = {
@@ -172,6 +190,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "quarantine": ("delivery_id", "row"),
     "late": ("event_id",),
     "deliveries": ("delivery_id",),
+    "replay": ("user", "place"),
 }
 
 # How a row arrived, not what it says. `row` and `delivery_id` key the quarantine, so there the digest is over
@@ -184,4 +203,5 @@ OUTSIDE_DIGEST: dict[str, tuple[str, ...]] = {
     "quarantine": ("received_time", "delivery_id", "row", "settled_by"),
     "late": ("received_time", "delivery_id", "lateness_seconds"),
     "deliveries": ("received_time",),
+    "replay": (),
 }

@@ -13,12 +13,12 @@ from datetime import timedelta
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from relations.errors import DependencyFailed
-from relations.schemas import SCHEMAS
-from stores.lake import Lake, files_of
+from relations.schemas import KEYS, SCHEMAS
+from stores.lake import Lake, configuration, files_of
 
 _BATCH = 131_072
 _VALUES = 1_000  # in one predicate
@@ -51,6 +51,21 @@ class LakeKeeper(Lake):
             write_deltalake(
                 found, pa.RecordBatchReader.from_batches(schema, changed()), mode="overwrite", schema_mode="overwrite"
             )
+
+    def replace(self, table: str, rows: pa.Table) -> None:
+        """Make `rows`, which fit in memory, all that the table holds, in one commit; none where it holds them now."""
+        rows = rows.cast(SCHEMAS[table])
+        if (found := self._open(table)) is None:
+            if not rows.num_rows:
+                return
+            with self._writing(table):
+                made = {"mode": "ignore", "configuration": configuration(table)}
+                found = DeltaTable.create(str(self._path(table)), SCHEMAS[table], **made)
+        keys = [(key, "ascending") for key in KEYS[table]]
+        if self.read(table).sort_by(keys).equals(rows.sort_by(keys)):
+            return
+        with self._writing(table):
+            write_deltalake(found, rows, mode="overwrite")
 
     def batches(self, table: str, columns: Sequence[str]) -> Iterator[pa.Table]:
         """All rows, some at a time."""

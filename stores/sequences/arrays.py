@@ -43,24 +43,41 @@ class Sequences:
         """True for each user of `user_U` that is one of `users`."""
         return np.isin(self.user_U, np.array([user.encode() for user in users], dtype="S"))
 
-    def histories(self, keep_N: np.ndarray) -> Histories:
-        """The events where `keep_N`, without users and items that are left with none."""
-        count_U = np.bincount(self.user_N()[keep_N], minlength=len(self.user_U))
-        users = np.array([user.decode() for user in self.user_U[count_U > 0].tolist()], dtype=object)
-        code_N = self.item_N[keep_N]
-        code_I = np.flatnonzero(np.bincount(code_N, minlength=len(self.items)))
+    def of_users(self, which_U: np.ndarray) -> np.ndarray:
+        """True for each event of a user where `which_U`."""
+        return np.repeat(which_U, np.diff(self.offsets_U1))
+
+    def count_U(self, which_N: np.ndarray) -> np.ndarray:
+        """How many events where `which_N` each user has."""
+        return np.diff(np.concatenate([[0], np.cumsum(which_N)])[self.offsets_U1])
+
+    def met(self, which_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The items of the events where `which_N`, ascending, and the place among them of each entry of `items`.
+
+        An entry that is no such event's has place 0.
+        """
+        code_I = np.flatnonzero(np.bincount(self.item_N[which_N], minlength=len(self.items)))
         named = self.items.take(pa.array(code_I))
         order_I = np.asarray(pc.array_sort_indices(named))
         place = np.zeros(len(self.items), dtype=np.int64)
         place[code_I[order_I]] = np.arange(len(code_I))
         items = np.empty(len(code_I), dtype=object)
         items[:] = named.take(pa.array(order_I)).to_pylist()
+        return items, place
+
+    def histories(self, keep_N: np.ndarray, *, met: tuple[np.ndarray, np.ndarray] | None = None) -> Histories:
+        """The events where `keep_N`, without users that are left with none; their items, or those that were `met`."""
+        items, place = self.met(keep_N) if met is None else met
+        at = np.flatnonzero(keep_N)
+        end_U1 = np.searchsorted(at, self.offsets_U1)
+        count_U = np.diff(end_U1)
+        users = np.array([user.decode() for user in self.user_U[count_U > 0].tolist()], dtype=object)
         return Histories(
             users,
             items,
-            place[code_N],
-            self.behaviour_N[keep_N].astype(np.int64),
-            np.asarray(self.time_N[keep_N]),
+            place[self.item_N[at]],
+            self.behaviour_N[at].astype(np.int64),
+            np.asarray(self.time_N[at]),
             np.concatenate([[0], np.cumsum(count_U[count_U > 0])]).astype(np.int64),
-            self.value_N[keep_N].astype(np.float32),
+            self.value_N[at].astype(np.float32),
         )

@@ -148,12 +148,12 @@ def test_nothing_of_a_forgotten_user_is_left(full: Path, tmp_path: Path) -> None
     assert hits(home.root, CANARY + ";", CANARY + ",") == []
 
     # Delivered, appended twelve times, waiting: 1 + 11 + 1. In quarantine the two that were appended and the hover.
-    assert receipt["rows"] == {"events": 13, "users": 2, "exposures": 2, "quarantine": 3, "late": 2}
+    assert receipt["rows"] == {"events": 13, "users": 2, "exposures": 2, "quarantine": 3, "late": 2, "replay": 2}
     assert receipt["files"] == {"rejected": 1, "reports": 1}
     after = {table: Lake(home.lake).read(table).num_rows for table in WITH_USERS}
     # The event that waited was in no table before; the quarantined row that nobody could read goes too.
     gone = {table: before[table] - after[table] for table in WITH_USERS}
-    assert gone == {"events": 12, "users": 2, "exposures": 2, "quarantine": 4, "late": 2}
+    assert gone == {"events": 12, "users": 2, "exposures": 2, "quarantine": 4, "late": 2, "replay": 2}
     assert other in (home.reports / "page.html").read_text()
     assert [path.name for path in home.rejected.iterdir()] == ["b.bin"]
     state = UserState(home.user_state)

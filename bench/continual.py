@@ -210,8 +210,9 @@ def _in_own_process(asked: dict[str, Any]) -> list[dict[str, Any]]:
 def go_through(stream: Stream, recipe: Recipe, *, arms: list[str], seed: int, steps: int) -> Iterator[Point]:
     """Each arm over the stream's periods, one after another."""
     from model.continual.cohorts import freeze, in_panel
+    from model.continual.increment import fit_increment
     from model.continual.options import IncrementOptions
-    from model.fit import fit_full, fit_increment
+    from model.fit import fit_full
     from model.options import NetworkOptions, TrainOptions
 
     panel_U = in_panel(stream.histories.users.tolist(), share=PANEL_SHARE, least=1)

@@ -1,20 +1,23 @@
 """Fitting a training's model. Only references leave a task."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from model.fit import fit_increment
+from model.continual.increment import fit_increment
 from model.fitted import Fitted, load_fitted, save_fitted
 from model.modalities.admission import admit
 from model.small_data import fit_small_or_full
 from model.trainer import Step
 from stores.home import Home
+from stores.lake import Lake
 from stores.ledger import Ledger
 from stores.settings import Settings
 from stores.spool import Spool, SpooledRun
+from tasks.allowed import withdrawn_items
 from tasks.embedding_items import describe_items
 from tasks.jobs import Mode, TrainingJob
 from tasks.material import Material, load_material
@@ -86,13 +89,16 @@ def _fit(home: Home, settings: Settings, job: TrainingJob, material: Material, s
             parent,
             new=material.new,
             past=material.past,
+            replayed_N=material.replayed_N,
             training=training,
             increment=increment,
             modalities=described.vectors,
             run=run,
             on_step=on_step,
         )
-    return admit(fitted, described.vectors, items=described.new_items)
+    fitted = admit(fitted, described.vectors, items=described.new_items)
+    withdrawn = withdrawn_items(Lake.of(home, settings.lake), version=job.items_version)
+    return replace(fitted, vocabulary=fitted.vocabulary.withdrawing(withdrawn))
 
 
 def pace(step: Step) -> str:

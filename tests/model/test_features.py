@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.attributes import Column, as_of
+from model.continual.increment import fit_increment
 from model.continual.options import IncrementOptions
 from model.evaluation import RankerRecommender, evaluate
 from model.features import Attribute, FeatureOptions, FeatureSpec, Kind, Source
-from model.fit import NO_FEATURES, fit_full, fit_increment
+from model.fit import NO_FEATURES, fit_full
 from model.fitted import load_fitted, save_fitted
 from model.options import NetworkOptions, TrainOptions
 from model.sequences import Histories, merge, split_by_time

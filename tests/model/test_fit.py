@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from model.checkpoint import FILE
+from model.continual.increment import fit_increment
 from model.continual.options import IncrementOptions
 from model.evaluation import RankerRecommender, evaluate
-from model.fit import fit_full, fit_increment
+from model.fit import fit_full
 from model.fitted import Fitted, load_fitted, save_fitted
 from model.options import Device, Loss, NetworkOptions, TrainOptions
 from model.popularity import Popularity
@@ -209,7 +210,8 @@ import json, os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from model.fit import fit_full, fit_increment
+from model.continual.increment import fit_increment
+from model.fit import fit_full
 from model.continual.options import IncrementOptions
 from model.options import Device, NetworkOptions, TrainOptions
 from model.sequences import Histories

@@ -12,8 +12,9 @@ import torch
 
 from model import trainer
 from model.checkpoint import FILE, Checkpoint
+from model.continual.increment import fit_increment
 from model.continual.options import IncrementOptions
-from model.fit import fit_full, fit_increment
+from model.fit import fit_full
 from model.fitted import Fitted, load_fitted, save_fitted
 from model.network.ranker import Ranker
 from model.objectives.next_item import ItemObjective

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from model.continual.increment import fit_increment
 from model.continual.options import IncrementOptions
 from model.export import export_release
-from model.fit import fit_full, fit_increment
+from model.fit import fit_full
 from model.fitted import Fitted, load_fitted, save_fitted
 from model.modalities.adapters import tune
 from model.modalities.admission import admit

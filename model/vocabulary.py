@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +16,14 @@ from relations.errors import DataRejected
 class Vocabulary:
     """Row r stands for `items[r - 1]`; row 0 is padding. A known item never changes its row.
 
-    `version` counts the growths. Raises ValueError for a repeated id: two rows for one item would split its history.
+    `version` counts the growths. `withdrawn`: rows, ascending, of items that must not be recommended; they stay, since
+    histories hold them and a row has one meaning for ever. Raises ValueError for a repeated id: two rows for one item
+    would split its history.
     """
 
     items: tuple[str, ...]
     version: int = 1
+    withdrawn: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(set(self.items)) != len(self.items):
@@ -40,10 +44,18 @@ class Vocabulary:
     def grown(self, items: Iterable[str]) -> "Vocabulary":
         """With unknown ids appended in sorted order, whatever the order of `items`; itself when none is unknown."""
         fresh = sorted(set(items).difference(self._row))
-        return Vocabulary((*self.items, *fresh), self.version + 1) if fresh else self
+        return replace(self, items=(*self.items, *fresh), version=self.version + 1) if fresh else self
+
+    def withdrawing(self, items: Iterable[str]) -> "Vocabulary":
+        """With exactly those of `items` that are known as withdrawn, whatever was before."""
+        rows = self.rows(items)
+        return replace(self, withdrawn=tuple(np.unique(rows[rows > 0]).tolist()))
 
     def to_json(self) -> str:
-        return json.dumps({"version": self.version, "items": self.items}, ensure_ascii=False, separators=(",", ":"))
+        stated: dict[str, Any] = {"version": self.version, "items": self.items}
+        if self.withdrawn:
+            stated["withdrawn"] = self.withdrawn
+        return json.dumps(stated, ensure_ascii=False, separators=(",", ":"))
 
     def save(self, file: Path) -> None:
         file.write_bytes(self.to_json().encode())
@@ -53,6 +65,7 @@ class Vocabulary:
         """Raises DataRejected when the file is missing or holds something else."""
         try:
             stated = json.loads(file.read_bytes())
-            return Vocabulary(tuple(stated["items"]), int(stated["version"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            withdrawn = tuple(int(row) for row in stated.pop("withdrawn", ()))
+            return Vocabulary(tuple(stated["items"]), int(stated["version"]), withdrawn)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataRejected(f"{file}: not a vocabulary ({error}); restore the checkpoint or train again") from error

@@ -131,7 +131,7 @@ def evaluate(
     if exclude_seen:
         holdout = holdout.keep(~_seen(holdout))
     holdout, item_P, row_P = _relevant(holdout, relevant)
-    history = _Visible(recommender, holdout)
+    history = Visible(recommender, holdout)
     column_P = history.row_I[item_P] - 1
     begin_R1 = np.searchsorted(row_P, np.arange(len(holdout) + 1))
     rank_P, auc_P = np.zeros(len(row_P), dtype=np.int64), np.zeros(len(row_P))
@@ -195,7 +195,7 @@ def compare(challenger: Evaluation, champion: Evaluation, *, level: float = 0.95
     return difference_interval(challenger.ndcg_R, champion.ndcg_R, user_R=champion.user_R, level=level, seed=seed)
 
 
-class _Visible:
+class Visible:
     """Each row's visible events in the recommender's rows, unknown items left out."""
 
     def __init__(self, recommender: Recommender, holdout: Holdout) -> None:

@@ -240,7 +240,7 @@ class RetrainSettings(Section):
     """Decisions in a row, each on other events, that must see decay alone, or drift that cannot be tested, before a
     full retrain. Decay together with drift needs no second look."""
     decay: Share = 0.1
-    """Share of the last full retrain's NDCG@k that is lost on new events."""
+    """Share of the NDCG@k of the last full retrain, or of the parent where that is better, that is lost on new events."""
     psi: NotNegative = 0.25
     """Population stability index of behaviours and item popularity, beyond chance and the usual, in nats."""
     ks: Share = 0.15

@@ -89,7 +89,7 @@ def plan_training(
         "left_out": found.left_out,
         "settings": {
             name: getattr(settings, name).model_dump(mode="json")
-            for name in ("model", "features", "objective", "train", "increment", "evaluation")
+            for name in ("model", "features", "objective", "train", "increment", "evaluation", "forgetting")
         },
         "modalities": {name: stated.model_dump(mode="json") for name, stated in settings.modalities.items()},
     }

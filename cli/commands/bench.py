@@ -17,6 +17,7 @@ BENCHMARKS = {
     "gate": "bench.gate",
     "ingest": "bench.ingest",
     "faults": "bench.faults",
+    "forgetting": "bench.forgetting",
     "poison": "bench.poison",
     "quality": "bench.quality",
     "attributes": "bench.attributes",

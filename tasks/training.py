@@ -85,8 +85,10 @@ def _fit(home: Home, settings: Settings, job: TrainingJob, material: Material, s
             on_step=on_step,
         )
     else:
+        teaches = increment.distillation and job.champion not in (None, job.parent)
         fitted = fit_increment(
             parent,
+            teacher=load_version(home, settings, job.champion) if teaches and job.champion is not None else None,
             new=material.new,
             past=material.past,
             replayed_N=material.replayed_N,

@@ -41,6 +41,8 @@ class Engine:
     behaviours: dict[str, int]
     max_history: int
     attributes: Attributes
+    withdrawn_V: npt.NDArray[np.bool_]
+    """Items that must not be recommended."""
     provider: str
     _session: Any
     _bundle: Bundle
@@ -60,7 +62,9 @@ class Engine:
             max_history = int(features["max_history"])
             inputs = features.get("inputs", _INPUTS[:2])  # none were stated while there were but two
             attributes = Attributes.read(features.get("attributes", []))
-        except (KeyError, TypeError, ValueError) as error:
+            withdrawn_V = np.zeros(len(items), dtype=bool)
+            withdrawn_V[[int(row) - 1 for row in vocabulary.get("withdrawn", ())]] = True
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise DataRejected(f"{bundle.folder}: vocabulary or features are incomplete ({error!r})") from error
         if len(set(items)) != len(items) or not all(isinstance(item, str) for item in items) or max_history < 1:
             raise DataRejected(f"{bundle.folder}: item ids must be distinct strings and max_history at least 1")
@@ -77,6 +81,7 @@ class Engine:
             behaviours={name: code for code, name in enumerate(names) if code > 0},  # 0 is padding
             max_history=max_history,
             attributes=attributes,
+            withdrawn_V=withdrawn_V,
             provider=session.get_providers()[0],
             _session=session,
             _bundle=bundle,
@@ -142,7 +147,7 @@ class Engine:
         )
 
     def scores(self, asked: Asked) -> npt.NDArray[np.float32]:
-        """Scores [V] for the next item, of something to ask with.
+        """Scores [V] for the next item, of something to ask with; −∞ for withdrawn items.
 
         Raises ArithmeticError for scores that are not finite: no order can be made of them.
         """
@@ -152,6 +157,7 @@ class Engine:
         scores_V: npt.NDArray[np.float32] = self._session.run(["scores"], feed)[0][0]
         if not np.isfinite(scores_V).all():
             raise ArithmeticError("the network's scores are not finite")
+        scores_V[self.withdrawn_V] = -np.inf
         return scores_V
 
     def _best_on_probes(self) -> list[list[int]]:
@@ -181,8 +187,8 @@ class Engine:
 def best_rows(
     scores_V: npt.NDArray[np.float32], *, n: int, excluded: Sequence[int] | set[int] = ()
 ) -> npt.NDArray[np.int64]:
-    """The `n` rows of the highest scores, best first, ties by row; fewer where exclusions leave fewer."""
-    allowed_V = np.ones(len(scores_V), dtype=bool)
+    """The `n` rows of the highest scores above −∞, best first, ties by row; fewer where exclusions leave fewer."""
+    allowed_V = scores_V > -np.inf
     allowed_V[list(excluded)] = False
     rows = np.flatnonzero(allowed_V)
     scores = scores_V[rows]

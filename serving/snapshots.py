@@ -266,7 +266,7 @@ class Watcher:
 
 
 def _cold_rows(engine: Engine, popular: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    """All rows: the popular items in their order, then those without a count, in vocabulary order."""
-    counted = [engine.rows[item] for item in popular if item in engine.rows]
-    rest = np.setdiff1d(np.arange(len(engine.items)), np.array(counted, dtype=np.int64))
-    return np.concatenate([np.array(counted, dtype=np.int64), rest.astype(np.int64)])
+    """All rows but withdrawn ones: popular items in their order, then those without a count, in vocabulary order."""
+    counted = np.array([engine.rows[item] for item in popular if item in engine.rows], dtype=np.int64)
+    rows = np.concatenate([counted, np.setdiff1d(np.arange(len(engine.items)), counted).astype(np.int64)])
+    return rows[~engine.withdrawn_V[rows]]

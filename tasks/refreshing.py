@@ -77,12 +77,14 @@ def _absorbed(mark: Path) -> int:
 def _popular(lake: Lake) -> Sequence[tuple[str, int]]:
     import ibis
 
+    from relations.newest import withdrawn
     from relations.standing import item_counts
 
     watermark = lake.watermark("events")
     if watermark is None:
         return []
     since = ibis.literal(watermark - timedelta(days=POPULARITY_DAYS))
-    counts: pa.Table = item_counts(lake.relation("events"), since=since).to_pyarrow()
+    offered = lake.relation("events").anti_join(withdrawn(lake.relation("items")), "item_id")
+    counts: pa.Table = item_counts(offered, since=since).to_pyarrow()
     pairs: list[Any] = list(zip(counts.column("item_id").to_pylist(), counts.column("count").to_pylist(), strict=True))
     return pairs

@@ -95,6 +95,7 @@ def write_release(
     per_second: float = 0.0,
     inputs: Any = None,
     attributes: Sequence[dict[str, Any]] = (),
+    withdrawn: Sequence[int] = (),
     seed: int = 0,
     width: int = 16,
     max_history: int = 5,
@@ -109,7 +110,9 @@ def write_release(
         graph
         or linear_network(embedding, output, len(BEHAVIOURS), per_second=per_second, of_attributes=len(attributes))
     )
-    (files / "vocabulary.json").write_text(json.dumps({"version": 1, "items": list(items)}))
+    (files / "vocabulary.json").write_text(
+        json.dumps({"version": 1, "items": list(items), "withdrawn": list(withdrawn)})
+    )
     features = {"max_history": max_history, "behaviours": BEHAVIOURS, "padding": 0}
     stated: dict[str, Any] = {"attributes": list(attributes)} if attributes else {}
     stated["inputs"] = [*INPUTS, *(["attributes"] if attributes else [])] if inputs is None else inputs

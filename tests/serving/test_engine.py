@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from relations.errors import DataRejected
 from serving.engine import Engine, ProviderMissing, best_rows
 from serving.histories import Past
+from serving.snapshots import _cold_rows
 from stores.bundle import write_bundle
 
 INPUTS = ("items", "behaviours", "ages")
@@ -44,6 +45,18 @@ def test_scores_of_a_history_by_hand(shop: Any) -> None:
     assert engine.codes(past(("x", "view"), ("b", "hum"), ("b", "dislike")), now_us=0) == ([2], [9], [0], [[]])
     assert engine.codes(past(("a", "<pad>")), now_us=0) == ([], [], [], [])
     assert engine.provider == "CPUExecutionProvider"
+
+
+def test_withdrawn_items_are_context_and_never_an_answer(shop: Any) -> None:
+    output = np.array([[1, 3, 2]])
+    bundle = shop.release(items=["a", "b", "c"], embedding_IxD=np.ones((4, 1)), output_DxV=output, withdrawn=[2])
+    engine = Engine.load(bundle)
+    asked = engine.codes(past(("b", "view")), now_us=0)
+    assert asked.items_L == [2]  # what the user did with it still counts
+    assert engine.scores(asked).tolist() == [1.0, -np.inf, 2.0]
+    assert best_rows(engine.scores(asked), n=3).tolist() == [2, 0]
+    assert best_rows(engine.scores(asked), n=1, excluded={2}).tolist() == [0]
+    assert _cold_rows(engine, ("b", "c")).tolist() == [2, 0]
 
 
 def test_only_the_newest_events_reach_the_network(shop: Any) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from model.continual.anchoring import Anchor, empirical_fisher
 from model.continual.line_search import newest_new, search_rate
-from model.continual.options import IncrementOptions
+from model.continual.options import IncrementOptions, Trained
 from model.continual.parts import SplitState, only
 from model.continual.replay import choose, cut
 from model.fit import beside_of, digests_of, fingerprint_of, fitted_of, loss_of, trusted
@@ -28,7 +28,7 @@ from model.sequences import Histories, merge
 from model.trainer import TABLE, OnStep, train
 from model.vocabulary import Vocabulary
 from model.windows import Corpus, Epoch, Windows, cover
-from relations.errors import DataRejected
+from relations.errors import DataRejected, UsageError
 
 FISHER_TARGETS = 20_000
 """Of the past, to measure the weights' Fisher information by."""
@@ -70,6 +70,7 @@ def fit_increment(
     )
     if options.dp_clip:
         refuse_unbounded(options, parent.objective)
+        _refuse_private(increment)
     length = parent.ranker.config.max_history
     if replayed_N is None:
         pieces = cut(past, length=length, options=increment, seed=options.seed)
@@ -145,6 +146,17 @@ def fit_increment(
             )
     outcome = replace(outcome, optimizer_state=state.joined(outcome.optimizer_state))
     return fitted_of(ranker, loss, vocabulary, parent.features, outcome)
+
+
+def _refuse_private(increment: IncrementOptions) -> None:
+    """What looks at the past, or at the newest events, beside the private steps has no bound on what it tells."""
+    kept = {"distillation": increment.distillation, "ewc": increment.ewc, "line_search": increment.line_search}
+    if stated := [name for name, value in kept.items() if value]:
+        raise UsageError(
+            f"[increment] {stated[0]}: not with differential privacy; set it to 0, or [train] dp_clip to 0"
+        )
+    if increment.trained is not Trained.ALL:
+        raise UsageError(f'[increment] trained = "{increment.trained}": not with differential privacy; set it to "all"')
 
 
 def _new_alone(corpus: Corpus, new_N: np.ndarray, options: TrainOptions, *, length: int) -> Epoch:

@@ -13,6 +13,7 @@ from model.fit import fit_full
 from model.fitted import Fitted, load_fitted, save_fitted
 from model.options import Loss, NetworkOptions, TrainOptions
 from model.sequences import BEHAVIOUR_NAMES, Histories
+from relations.errors import UsageError
 
 CLICK = BEHAVIOUR_NAMES.index("click")
 NETWORK = NetworkOptions(width=16, blocks=1, heads=2, max_history=8)
@@ -129,3 +130,12 @@ def test_only_events_that_may_be_replayed_are(parent: Fitted) -> None:
     none_N = np.zeros(len(PAST), dtype=bool)
     child = fit_increment(parent, new=NEW, past=PAST, training=TRAINING, increment=PLAIN, replayed_N=none_N)
     assert child.targets == went_on(parent, replay_share=0.0).targets < went_on(parent).targets
+
+
+@pytest.mark.parametrize("changes", [{"ewc": 1.0}, {"distillation": 1.0}, {"line_search": True}, {"trained": "lora"}])
+def test_what_has_no_bound_on_what_it_tells_is_refused_where_privacy_is_asked_for(
+    parent: Fitted, changes: dict[str, object]
+) -> None:
+    training = replace(TRAINING, dp_clip=1.0, dp_noise=1.0, ema=0.0)
+    with pytest.raises(UsageError, match=next(iter(changes))):
+        fit_increment(parent, new=NEW, past=PAST, training=training, increment=replace(PLAIN, **changes))  # type: ignore[arg-type]

@@ -93,8 +93,8 @@ def find_change(base: Bundle, *, before: Weights, after: Weights) -> Change:
                 f"{name}: {len(table) - 1} items, and the base has {len(before.rows[name]) - 1}; its graph has that "
                 "number built in, so new items wait for the next increment or full retrain"
             )
-        flat = [np.ascontiguousarray(each, np.float32).reshape(len(table), -1) for each in (before.rows[name], table)]
-        changed.append((flat[0] != flat[1]).any(axis=1))
+        old, new = (_bits(each) for each in (before.rows[name], table))
+        changed.append((old != new).any(axis=1))
     rows_R = np.flatnonzero(np.logical_or.reduce(changed)).astype(np.int64)
     tables = {
         place: np.asarray(after.rows[name], np.float32)[rows_R]
@@ -108,13 +108,13 @@ def find_change(base: Bundle, *, before: Weights, after: Weights) -> Change:
         if np.array_equal(tensor, after.body[name]):
             continue
         place, turned = _place(name, tensor, values)
-        new = np.ascontiguousarray(after.body[name].T if turned else after.body[name], np.float32)
-        if place in tensors and not np.array_equal(tensors[place], new):
+        value = np.ascontiguousarray(after.body[name].T if turned else after.body[name], np.float32)
+        if place in tensors and not np.array_equal(tensors[place], value):
             raise DataRejected(
                 f"{name} and {wanted[place]} were equal, so that the base keeps them as one ({place}), and they are no "
                 "longer; leave them as they are, their changes wait for the next increment"
             )
-        tensors[place], wanted[place] = new, name
+        tensors[place], wanted[place] = value, name
     return Change(rows_R, tables, tensors)
 
 
@@ -244,6 +244,10 @@ def patch(base: Bundle, change: Change) -> Patched:
     if not math.isfinite(largest):
         raise DataRejected(f"delta on {base.digest[:12]}: the base's weights there are all zero; train an increment")
     return Patched(bytes(graph), beside, largest)
+
+
+def _bits(table: Floats) -> npt.NDArray[np.int32]:
+    return np.ascontiguousarray(table, np.float32).view(np.int32).reshape(len(table), -1)
 
 
 def _of_rows(old: Floats, new_R: Floats, rows_R: npt.NDArray[np.int64]) -> float:

@@ -268,5 +268,6 @@ class Watcher:
 def _cold_rows(engine: Engine, popular: tuple[str, ...]) -> npt.NDArray[np.int64]:
     """All rows but withdrawn ones: popular items in their order, then those without a count, in vocabulary order."""
     counted = np.array([engine.rows[item] for item in popular if item in engine.rows], dtype=np.int64)
-    rows = np.concatenate([counted, np.setdiff1d(np.arange(len(engine.items)), counted).astype(np.int64)])
-    return rows[~engine.withdrawn_V[rows]]
+    rest = np.setdiff1d(np.arange(len(engine.items)), counted).astype(np.int64)
+    rows: npt.NDArray[np.int64] = np.concatenate([counted, rest])
+    return np.asarray(rows[~engine.withdrawn_V[rows]])

@@ -100,8 +100,17 @@ class Workers:
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([*_HEAVY, *also])
 
-    def run(self, work: Callable[..., None], *given: object, kill_after: float | None = None) -> Ended:
-        """Run `work(*given)` in a process; with `kill_after`, SIGKILL it so many seconds after it begins."""
+    def run(
+        self,
+        work: Callable[..., None],
+        *given: object,
+        kill_after: float | None = None,
+        kill_when: Callable[[], bool] | None = None,
+    ) -> Ended:
+        """Run `work(*given)` in a process.
+
+        `kill_after`: SIGKILL it so many seconds after it begins; `kill_when`: as soon as that holds.
+        """
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_begin, args=(theirs, work, given))
         process.start()
@@ -111,6 +120,10 @@ class Workers:
             began = time.monotonic()
             if kill_after is not None:
                 process.join(timeout=kill_after)
+                process.kill()
+            if kill_when is not None:
+                while process.is_alive() and not kill_when():
+                    time.sleep(0.005)
                 process.kill()
             process.join(timeout=300)
             if process.exitcode is None:

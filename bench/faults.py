@@ -22,16 +22,19 @@ from bench.fault_inputs import measure_bad_values, measure_bomb, measure_drift, 
 from bench.fault_kills import measure_kills
 from bench.fault_orders import measure_duplicates, measure_future, measure_order, measure_skew
 from bench.fault_privacy import measure_forgetting, measure_leak
+from bench.fault_trainings import PRELOAD, measure_increment_kills
 from bench.gate import Row, at_most
 
 Part = Callable[[Path], list[Row]]
+INCREMENT_KILLS = 20
 
 
 def run(repetitions: int = 100, data: Path | None = None) -> list[Row]:
     """All rows. `repetitions`: kills; `data`: the folder of the real logs, which poisoned batches need."""
-    workers = Workers(also=["bench.faults"])
+    workers = Workers(also=["bench.faults", *PRELOAD])
     parts: dict[str, Part] = {
         "kills": partial(measure_kills, kills=repetitions, workers=workers),
+        "increment kills": partial(_increment_kills, kills=min(repetitions, INCREMENT_KILLS), workers=workers),
         "duplicates": partial(measure_duplicates, events=50_000),
         "order": partial(measure_order, permutations=10),
         "skew": measure_skew,
@@ -65,6 +68,14 @@ def _poison(folder: Path, *, data: Path | None) -> list[Row]:
     if data is None:
         return [skipped("poisoned batches of real logs", "name their folder with --data")]
     return poison.run(data)[:2]
+
+
+def _increment_kills(folder: Path, *, kills: int, workers: Workers) -> list[Row]:
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=300):
+        return measure_increment_kills(folder, kills=kills, workers=workers, api=str(PREFECT_API_URL.value()))
 
 
 def _full_disk(folder: Path, *, workers: Workers) -> list[Row]:

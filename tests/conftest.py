@@ -52,7 +52,7 @@ def prefect_harness() -> Iterator[None]:
     """An ephemeral Prefect API for flows under test. Starting it takes some 15 seconds, once a session."""
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=280):
         yield
 
 

@@ -12,6 +12,7 @@ from bench.fault_inputs import measure_bad_values, measure_bomb, measure_empty
 from bench.fault_kills import Expected, measure_kills
 from bench.fault_orders import measure_duplicates, measure_future, measure_order, measure_skew
 from bench.fault_privacy import hits, measure_forgetting, measure_leak
+from bench.fault_trainings import PRELOAD
 from bench.gate import Row
 from stores.home import Home
 from stores.lake import Lake
@@ -27,7 +28,7 @@ def failing(rows: list[Row]) -> list[Row]:
 
 @pytest.fixture(scope="module")
 def workers() -> Workers:
-    return Workers()
+    return Workers(also=PRELOAD)  # one server forks the workers of every test file
 
 
 def test_kills_lose_and_double_nothing(tmp_path: Path, workers: Workers) -> None:

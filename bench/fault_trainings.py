@@ -1,0 +1,156 @@
+"""Kills of an increment at random moments, each followed by the same command: the end is that of one undisturbed.
+
+What is run is the flow of `ratchet train --mode incremental`, whole, on a real Prefect server: a killed run must also
+be ended there, by the run that follows it. SIGKILL does not prove safety against power loss.
+"""
+
+import csv
+import hashlib
+import json
+import logging
+import random
+import shutil
+import signal
+from datetime import timedelta
+from pathlib import Path
+
+from bench.fault_homes import NOW, Workers, make_home
+from bench.gate import Row, at_least, at_most
+from simulation.marketplace import Marketplace
+from simulation.parameters import Parameters
+from stores.home import Home
+from stores.settings import Settings, load_settings
+
+TOML = """
+[model]
+width = 16
+blocks = 1
+max_history = 20
+[train]
+epochs = 6
+batch_tokens = 400
+threads = 1
+checkpoint_every_steps = 5
+[increment]
+min_new_events = 1
+"""
+PRELOAD = ("flows.full_retrain", "flows.incremental", "flows.runs", "mlflow.tracking")
+COLUMNS = ("user_id", "item_id", "behaviour", "event_time", "value")
+SEED = 17
+
+
+def train(root: str, mode: str, api: str) -> None:
+    """A worker's whole work: the training flow, its run kept by the Prefect server at `api`."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.full_retrain import full_retrain
+    from flows.incremental import incremental
+
+    logging.disable(logging.CRITICAL)
+    with temporary_settings({PREFECT_API_URL: api}):
+        (full_retrain if mode == "full" else incremental)(root, now=NOW)
+
+
+def grown_home(root: Path, *, workers: Workers, api: str) -> Home:
+    """A home with a champion of three days of a small marketplace, and the events of a fourth to learn."""
+    from tasks.deciding import bootstrap_champion
+
+    home = make_home(root)
+    (home.root / "ratchet.toml").write_text(TOML)
+    market = Marketplace(Parameters(users=200, items=80, topics=4, subtopics_per_topic=3), seed=5)
+    days = [market.organic_day(day) for day in range(4)]
+    _deliver(home, [row for day in days[:3] for row in day], name="first")
+    ended = workers.run(train, str(home.root), "full", api)
+    if ended.exit != 0:
+        raise RuntimeError(f"{root}: the first training ended with {ended.exit}")
+    bootstrap_champion(home, _settings(home), 1, actor="bench", reason="first", now=NOW)
+    _deliver(home, days[3], name="second")
+    return home
+
+
+def outcome(home: Home) -> tuple[str, ...]:
+    """Digests of all versions in the ledger, in MLflow and among the releases, and of the increment's fitted model."""
+    from stores.ledger import Ledger
+    from stores.registry import Registry
+
+    settings = _settings(home)
+    versions = Ledger.of(home, settings).versions()
+    found = hashlib.sha256()
+    for record in versions:
+        fitted = home.root / record.checkpoint
+        for name in ("model.safetensors", "optimizer.safetensors", "objective.safetensors", "vocabulary.json"):
+            found.update((fitted / name).read_bytes())
+        found.update(json.dumps(json.loads((fitted / "training.json").read_text())["losses"]).encode())
+    return (
+        *sorted(f"ledger {record.version} {record.digest}" for record in versions),
+        *sorted(f"registered {each.digest}" for each in Registry(home, settings).versions()),
+        *sorted(f"released {folder.name}" for folder in home.releases.iterdir()),
+        f"fitted {found.hexdigest()}",
+    )
+
+
+def measure_increment_kills(folder: Path, *, kills: int, workers: Workers, api: str) -> list[Row]:
+    """`kills` times: the same home, an increment killed at a moment drawn from its whole time, and begun again."""
+    draw = random.Random(SEED)
+    home = grown_home(folder / "increments", workers=workers, api=api)
+    before = folder / "before"
+    shutil.copytree(home.root, before)
+    root = str(home.root)
+    calm = workers.run(train, root, "incremental", api)
+    expected = outcome(home)
+    killed, other, failed, left, restarts = 0, 0, int(calm.exit != 0), 0, [0.0]
+    for _ in range(3 * kills):
+        if killed == kills:
+            break
+        shutil.rmtree(home.root)
+        shutil.copytree(before, home.root)
+        ended = workers.run(train, root, "incremental", api, kill_after=draw.uniform(0, calm.seconds))
+        if ended.exit != -signal.SIGKILL:
+            continue  # it was faster than its model
+        killed += 1
+        again = workers.run(train, root, "incremental", api)
+        restarts.append(again.seconds)
+        failed += again.exit != 0
+        other += outcome(home) != expected
+        left += under_way(root, api)
+    doubled = abs(len(expected) - 7)  # two versions in three places, and the fitted models
+    return [
+        at_least("increment killed at random moments: kills", killed, kills, unit="kills"),
+        at_most("increment killed: other digests, versions or weights than undisturbed", other, 0, unit="times"),
+        at_most("increment killed: versions too many or too few", doubled, 0, unit="versions"),
+        at_most("increment killed: commands that failed after it", failed, 0, unit="times"),
+        at_most("increment killed: runs still under way in Prefect", left, 0, unit="runs"),
+        at_most(
+            "increment killed: slowest command after it, of an undisturbed one's time",
+            round(max(restarts) / calm.seconds, 2),
+            3,
+            unit="times",
+        ),
+    ]
+
+
+def under_way(root: str, api: str) -> int:
+    """Runs of the home that Prefect takes for running, though all have ended."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+        found = client.read_flow_runs(limit=200)
+    return sum(
+        run.parameters.get("home") == root and run.state is not None and not run.state.is_final() for run in found
+    )
+
+
+def _deliver(home: Home, rows: list[dict[str, object]], *, name: str) -> None:
+    from tasks.ingesting import ingest_file
+
+    file = home.root.parent / f"{home.root.name}-{name}.csv"
+    with file.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore", restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    ingest_file(file, home=home, settings=_settings(home), now=NOW + timedelta(seconds=1))
+
+
+def _settings(home: Home) -> Settings:
+    return load_settings(home.root / "ratchet.toml", environment={})

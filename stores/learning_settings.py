@@ -206,6 +206,8 @@ class IncrementSettings(Section):
     """At the schedule's peak."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """Each increment runs through it anew, without a warm-up, down to [train] floor."""
+    dropout: Share | None = None
+    """While it goes on; unset: that of [model]. Few passes over new events want less of it than many over all."""
     line_search: bool = False
     """Try half and twice the learning rate on a few steps first, and take the best."""
     replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -240,7 +242,7 @@ class RetrainSettings(Section):
     """Decisions in a row, each on other events, that must see decay alone, or drift that cannot be tested, before a
     full retrain. Decay together with drift needs no second look."""
     decay: Share = 0.1
-    """Share of the NDCG@k of the last full retrain, or of the parent where that is better, that is lost on new events."""
+    """Share that is lost on new events of the last full retrain's NDCG@k, or the parent's where that is better."""
     psi: NotNegative = 0.25
     """Population stability index of behaviours and item popularity, beyond chance and the usual, in nats."""
     ks: Share = 0.15

@@ -10,7 +10,7 @@ from torch import nn
 from model.continual.anchoring import Anchor, empirical_fisher
 from model.continual.line_search import newest_new, search_rate
 from model.continual.options import IncrementOptions, Trained
-from model.continual.parts import SplitState, only
+from model.continual.parts import SplitState, dropping, only
 from model.continual.replay import choose, cut
 from model.fit import beside_of, digests_of, fingerprint_of, fitted_of, loss_of, trusted
 from model.fitted import Fitted
@@ -104,7 +104,10 @@ def fit_increment(
         if increment.distillation:
             loss.learn_from(_teacher(parent, teacher, vocabulary, increment, new=told, replayed=wanted))
         count_V = np.bincount(corpus.row_N, minlength=len(vocabulary) + 1)[1:]
-        with only(ranker, loss, trained=increment.trained, rank=increment.lora_rank, seed=options.seed):
+        with (
+            only(ranker, loss, trained=increment.trained, rank=increment.lora_rank, seed=options.seed),
+            dropping(ranker, increment.dropout),
+        ):
             named = dict(nn.ModuleDict({"ranker": ranker, "objective": loss}).named_parameters())
             state = SplitState.of(parent.optimizer_state, named)
             if increment.line_search:

@@ -35,6 +35,8 @@ class IncrementOptions:
     """At the schedule's peak."""
     schedule: Schedule = Schedule.CONSTANT
     """Each increment runs through it anew, without a warm-up."""
+    dropout: float | None = None
+    """While it goes on; None: the network's own."""
     line_search: bool = False
     """Try half and twice the learning rate on a few steps first, and take the best."""
     replay_share: float = 0.5

@@ -73,6 +73,26 @@ def only(ranker: Ranker, objective: nn.Module, *, trained: Trained, rank: int, s
             weight.requires_grad_(before)
 
 
+@contextmanager
+def dropping(ranker: Ranker, share: float | None) -> Iterator[None]:
+    """Inside, dropout is `share`; None: as it is."""
+    before = ranker.config.dropout
+    if share is None or share == before:
+        yield
+        return
+    try:
+        _drop(ranker, share)
+        yield
+    finally:
+        _drop(ranker, before)
+
+
+def _drop(ranker: Ranker, share: float) -> None:
+    ranker.config.dropout = share
+    for block in ranker.blocks:
+        block.dropout = share
+
+
 @dataclass(frozen=True)
 class SplitState:
     """An optimiser state, by whether this training goes on from it."""

@@ -82,6 +82,13 @@ def test_elastic_weights_hold_the_longer_the_stiffer(parent: Fitted) -> None:
     assert held < 0.7 * free
 
 
+def test_dropout_is_another_while_it_goes_on_and_the_networks_afterwards(parent: Fitted) -> None:
+    child = went_on(parent, dropout=0.0)
+    assert child.digest != went_on(parent).digest == went_on(parent, dropout=NETWORK.dropout).digest
+    assert child.ranker.config.dropout == NETWORK.dropout
+    assert all(block.dropout == NETWORK.dropout for block in child.ranker.blocks)
+
+
 def test_a_teacher_keeps_old_answers_nearer(parent: Fitted) -> None:
     def nats(child: Fitted) -> float:
         """KL of the parent's answers to the child's about past histories, over the items that both know."""

@@ -155,6 +155,11 @@ class Home:
         return self.root / "run"
 
     @property
+    def decisions(self) -> Path:
+        """What was decided about training, skipped ones too, and why: a JSON object a line, oldest first."""
+        return self.root / "decisions.jsonl"
+
+    @property
     def ledger_url(self) -> str:
         return f"sqlite:///{self.root / 'ledger.db'}"
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from model.continual.prequential import Prequential
 from model.export import export_release
 from model.fitted import load_fitted
 from relations.arrivals import visible
@@ -25,6 +26,7 @@ from stores.lake import Lake
 from stores.ledger import Ledger
 from stores.ledger_records import VersionRecord
 from stores.settings import Settings
+from tasks.cohorts import forgetting_markdown
 from tasks.jobs import Mode, TrainingJob, write_json
 from tasks.material import load_material
 from tasks.tracking import Tracked, prepare_tracking, track_in_time
@@ -47,7 +49,11 @@ class Released:
     def as_json(self) -> dict[str, Any]:
         stated = asdict(self)
         evaluation = stated.pop("evaluation")
-        return {**stated, "metrics": {name: each["overall"] for name, each in evaluation["models"].items()}}
+        return {
+            **stated,
+            "metrics": {name: each["overall"] for name, each in evaluation["models"].items()},
+            "forgetting": evaluation["forgetting"],
+        }
 
     @property
     def table(self) -> list[dict[str, Any]]:
@@ -158,7 +164,7 @@ def register_model(home: Home, settings: Settings, job: TrainingJob, *, submitte
     )
 
 
-def summary_markdown(released: Released) -> str:
+def summary_markdown(released: Released, prequential: Prequential | None = None) -> str:
     """A training for the Prefect UI: what came in, what was learnt, what it cost."""
     evaluation = released.evaluation
     rows = "\n".join(
@@ -180,6 +186,8 @@ def summary_markdown(released: Released) -> str:
         f"{evaluation['new_events']:,} new events · fit {released.fit_seconds:.1f} s · "
         f"parity: top-10 agreement {released.parity['top10_agreement']:.4f}, "
         f"largest difference {released.parity['max_abs_diff']:.1e}\n\n"
+        f"{'' if prequential is None else prequential.markdown()}"
+        f"{forgetting_markdown(evaluation['forgetting'])}"
         f"| model | slice | rows | NDCG@{evaluation['k']} | HR@{evaluation['k']} | MRR |\n"
         f"|---|---|---|---|---|---|\n{rows}\n\n"
         f"MLflow run `{released.run_id}` · digest `{released.digest}`\n"

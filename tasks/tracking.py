@@ -22,9 +22,12 @@ from stores.registry import Registry
 from stores.replay import read_sent, replay
 from stores.settings import Settings
 from stores.spool import Spool, SpooledRun, read_run
+from tasks.cohorts import forgetting_metrics
 from tasks.deciding import mirror_decision
+from tasks.evidence import read_prequential
 from tasks.figures import loss_figure, popularity_figure, slice_figure
 from tasks.jobs import TrainingJob, write_json
+from tasks.scheduling import DECISION
 from tasks.spooling import within
 from tasks.training import LOSS
 
@@ -63,6 +66,9 @@ def prepare_tracking(
     }
     if job.sabotage is not None:
         tags["sabotage"] = job.sabotage
+    if (decided := job.path(home) / DECISION).exists():
+        decision = _read(decided)
+        tags |= {"decision.action": decision["action"], "decision.because": decision["because"]}
     stated = {
         "digest": bundle.digest,
         "title": f"{name} {bundle.digest[:8]}",
@@ -81,7 +87,7 @@ def track_training(home: Home, settings: Settings, folder: Path) -> Tracked:
     there. Raises DependencyFailed when MLflow does not answer, and may then be called again."""
     stated, evaluation = _read(folder / TRACK), _read(folder / "evaluation.json")
     training, parity = _read(folder / "fitted" / "training.json"), _read(folder / "export.json")["parity"]
-    registry = Registry(home, settings)
+    registry, prequential = Registry(home, settings), read_prequential(folder)
     key = str(folder.relative_to(home.root))
     with Spool(folder, read_run(folder) or SpooledRun(key, stated["title"])) as spool:
         for step, loss in training["losses"]:
@@ -93,6 +99,10 @@ def track_training(home: Home, settings: Settings, folder: Path) -> Tracked:
     tags = stated["tags"] | _privacy_tags(training)
     with registry.start_run(stated["title"], tags=tags, params=stated["params"], key=key, run_id=run_id) as run:
         run.log_metrics(_metrics(evaluation, training, parity))
+        if prequential is not None:
+            run.log_metrics(prequential.metrics())
+            for day in prequential.days:  # the step is the number of days since the parent's cutoff
+                run.log_metrics({f"prequential/ndcg@{prequential.k}/by_day": day.ndcg}, step=day.day)
         run.log_figure(loss_figure(training["losses"]), "figures/loss.png")
         run.log_figure(slice_figure(evaluation["models"], metric=metric), "figures/ndcg_by_slice.png")
         run.log_figure(popularity_figure(evaluation["recommended"]), "figures/popularity.png")
@@ -194,6 +204,7 @@ def _metrics(evaluation: Mapping[str, Any], training: Mapping[str, Any], parity:
         for kind in ("by_slice", "by_behaviour"):
             for part, values in report[kind].items():
                 found |= {f"{model}/{name}/{part}": float(v) for name, v in values.items() if name != "rows"}
+    found |= forgetting_metrics(evaluation.get("forgetting"))
     if evaluation["difference"] is not None:
         metric = f"ndcg@{evaluation['k']}"
         for name in ("difference", "low", "high"):

@@ -8,37 +8,58 @@ from cli.processes import use_prefect
 
 
 @command("train", short_help="Train a challenger.")
-@click.option("--mode", type=click.Choice(["full", "incremental"]), required=True)
+@click.option("--mode", type=click.Choice(["full", "incremental", "auto"]), required=True)
 @click.option("--as", "actor", default="", help="Who asks for it; that person cannot approve the result.")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained on, and train nothing.")
 def train(context: Context, *, mode: str, actor: str, dry_run: bool) -> Result:
-    """Train a challenger: from scratch, or from the candidate on what arrived since.
+    """Train a challenger: from scratch, or from the candidate on what arrived since; `auto` measures, then decides
+    which of the two, or neither.
 
     It is tested on the newest slice beside the champion, exported, checked for parity and registered; it serves nobody
     before a trial. The first model of a home waits for `ratchet trial bootstrap`.
     """
     home = context.home
     if dry_run:
-        return _plan(context, mode)
+        return _decide(context) if mode == "auto" else _plan(context, mode)
     use_prefect(home)
     with progress_bars(context):
         if mode == "full":
             from flows.full_retrain import full_retrain
 
             answer = full_retrain(str(home.root), config=context.config_argument, submitter=actor)
+        elif mode == "auto":
+            from flows.learn import learn
+
+            answer = learn(str(home.root), config=context.config_argument, submitter=actor)
+            context.say(f"{answer['decision']['action']}: {answer['decision']['because']}")
         else:
             from flows.incremental import incremental
 
             answer = incremental(str(home.root), config=context.config_argument, submitter=actor)
     if answer["version"] is None:
-        return Result(answer, (answer["reason"],))
+        return Result(answer, () if mode == "auto" else (answer["reason"],))
+    from tasks.cohorts import forgetting_lines
+
     lines = (
         f"v{answer['version']} ({answer['mode']}): {answer['verdict']}",
+        *forgetting_lines(answer["forgetting"]),
         f"parity: top-10 agreement {answer['parity']['top10_agreement']:.4f}, "
         f"largest difference {answer['parity']['max_abs_diff']:.2g}",
         f"digest {answer['digest'][:16]}… · candidate: {'yes' if answer['passed'] else 'no'}",
     )
     return Result(answer, lines)
+
+
+def _decide(context: Context) -> Result:
+    from tasks.scheduling import choose_training
+
+    decision = choose_training(context.home, context.settings, now=context.now)
+    lines = [f"{decision.action.value}: {decision.because}"]
+    for each in decision.reasons:
+        value, against = ("–" if number is None else f"{number:,.4g}" for number in (each.value, each.against))
+        lines.append(f"{each.measure}: {value} (threshold {against}): {each.says}")
+    data = {"mode": "auto", "would_train": decision.action.value != "skip", **decision.as_json()}
+    return Result(data, (*lines, "nothing was trained"))
 
 
 def _plan(context: Context, mode: str) -> Result:

@@ -17,7 +17,7 @@ def status(context: Context) -> Result:
 
     home, lake = context.home, Lake(context.home.lake)
     ledger = Ledger.of(home, context.settings)
-    champion, candidate = ledger.champion(), ledger.candidate()
+    champion, candidate, standing = ledger.champion(), ledger.candidate(), ledger.standing(now=context.now)
     present = {name: version for name in SCHEMAS if (version := lake.version(name)) >= 0}
     rows = lake.totals()
     trials = [trial_summary(record) for record in ledger.trials()]
@@ -25,6 +25,14 @@ def status(context: Context) -> Result:
     data: dict[str, Any] = {
         "champion": None if champion is None else {k: asdict(champion)[k] for k in ("version", "digest", "epoch")},
         "candidate": None if candidate is None else {"version": candidate.version, "digest": candidate.digest},
+        "deltas": None
+        if standing is None
+        else {
+            "standing": standing.number,
+            "expires": standing.expires.isoformat(),
+            "recorded": len(standing.deltas),
+            "digest": standing.deltas[-1].digest if standing.deltas else None,
+        },
         "events": rows,
         "tables": present,
         "digests": {name: lake.content_digest(name) for name in present},
@@ -38,6 +46,9 @@ def status(context: Context) -> Result:
     if champion is not None:
         days = (context.now - champion.since).total_seconds() / 86_400
         lines = [f"champion v{champion.version}, epoch {champion.epoch}, for {days:.1f} days"]
+    if standing is not None:
+        count = f"{len(standing.deltas)} of {standing.limits.deltas} deltas"
+        lines.append(f"{count} by standing approval {standing.number}, until {standing.expires:%Y-%m-%d %H:%M} UTC")
     lines.append("no candidate" if candidate is None else f"candidate v{candidate.version}")
     lines.append(" · ".join(f"{count:,} {name}" for name, count in rows.items()))
     lines += [trial_line(trial) for trial in trials]

@@ -23,7 +23,9 @@ BENCHMARKS = {
     "attributes": "bench.attributes",
     "cold": "bench.cold",
     "text": "bench.text",
+    "schedule": "bench.schedule",
     "train": "bench.train",
+    "online": "bench.online",
 }
 
 

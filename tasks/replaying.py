@@ -46,6 +46,8 @@ def replayed(home: Home, settings: Settings, record: VersionRecord, found: Conse
     """True for each event that an increment from the version of `record` may replay."""
     if not settings.increment.replay_share:
         return np.zeros(len(found.sequences), dtype=bool)
+    if settings.train.dp_clip:  # whose events are kept must not follow from other users' events
+        return np.ones(len(found.sequences), dtype=bool)
     rule, allowed_N = rule_of(home, settings, record), found.allowed_N
     buffer = brought_up(
         read_buffer(Lake(home.lake)),

@@ -72,7 +72,9 @@ def fit_increment(
         refuse_unbounded(options, parent.objective)
         _refuse_private(increment)
     length = parent.ranker.config.max_history
-    if replayed_N is None:
+    if replayed_N is None and options.dp_clip:  # whose events are kept must not follow from other users' events
+        replayed_N = np.ones(len(past), dtype=bool)
+    elif replayed_N is None:
         pieces = cut(past, length=length, options=increment, seed=options.seed)
         replayed_N = choose(pieces, past, options=increment).mask(len(past))
     histories, new_N = merge(past, new)

@@ -22,6 +22,7 @@ BENCHMARKS = {
     "quality": "bench.quality",
     "attributes": "bench.attributes",
     "cold": "bench.cold",
+    "continual": "bench.continual",
     "text": "bench.text",
     "schedule": "bench.schedule",
     "train": "bench.train",
@@ -35,8 +36,11 @@ BENCHMARKS = {
 @click.option("--repetitions", type=click.IntRange(1), help="Fewer for a quick look; the default is the full count.")
 @click.option("--rows", type=click.IntRange(2_000), help="Events of `ingest`, for a quick look; the default is 10M.")
 @click.option("--preset", help="Recipe of `quality`: base, or quick.")
-@click.option("--jobs", type=click.IntRange(1), help="Trainings of `quality` side by side; the default is 1.")
+@click.option("--jobs", type=click.IntRange(1), help="Trainings of `quality` or `continual` side by side; default 1.")
 @click.option("--seconds", type=click.FloatRange(0.5), help="CPU-seconds of each training of `train`; default 10.")
+@click.option("--base", type=click.IntRange(1), help="Periods that the first model of `continual` learns from.")
+@click.option("--steps", type=click.IntRange(1), help="Increments of `continual`; the default is 5.")
+@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="SVG file for `continual` to draw.")
 def bench(
     context: Context,
     *,
@@ -47,6 +51,9 @@ def bench(
     preset: str | None,
     jobs: int | None,
     seconds: float | None,
+    base: int | None,
+    steps: int | None,
+    picture: Path | None,
 ) -> Result:
     """Run benchmark NAME and compare each figure with its bar."""
     if name not in BENCHMARKS:
@@ -59,6 +66,9 @@ def bench(
         "preset": preset,
         "jobs": jobs,
         "seconds": seconds,
+        "base": base,
+        "steps": steps,
+        "picture": picture,
     }
     arguments: dict[str, Any] = {option: value for option, value in stated.items() if value is not None}
     unknown = [option for option in arguments if option not in inspect.signature(run).parameters]

@@ -72,7 +72,7 @@ class Prequential:
     hit_R: np.ndarray  # bool
     base_ndcg_R: np.ndarray
     base_hit_R: np.ndarray  # bool
-    user_R: np.ndarray  # numbers that mean nothing outside
+    user_R: np.ndarray  # ids
 
     def __len__(self) -> int:
         return len(self.ndcg_R)
@@ -132,7 +132,7 @@ def online_step(
             "[online] enabled = false, or dp_clip = 0"
         )
     histories, new_N = merge(past, new)
-    tested = _test(parent, base, histories, new_N, k=k, users=test_users, seed=training.seed)
+    tested = compare_on(parent, base, histories, new_N, k=k, users=test_users, seed=training.seed)
     histories = trusted(histories, parent.objective)
     vocabulary = parent.vocabulary
     known_N = vocabulary.rows(histories.items)[histories.item_N] > 0
@@ -140,7 +140,7 @@ def online_step(
     corpus = Corpus.of(histories, vocabulary.rows(histories.items), parent.features)
     seed = _seed(parent, training.seed, new)
     plan = _plan(corpus, new_N, options=options, length=parent.ranker.config.max_history, seed=seed)
-    if not any(len(windows) for windows in plan.plan) and not any(len(users) for users in plan.firsts):
+    if not any(len(windows) for windows in plan.plan):
         return OnlineStep(parent, tested, float("nan"), 0, 0.0)
     stated = _training(training, options, seed)
     seen_V = np.bincount(corpus.row_N, minlength=len(vocabulary) + 1)[1:]
@@ -209,7 +209,10 @@ def _training(training: TrainOptions, options: OnlineOptions, seed: int) -> Trai
 
 
 def _plan(corpus: Corpus, new_N: np.ndarray, *, options: OnlineOptions, length: int, seed: int) -> Epoch:
-    """New events in the order of time, `batch_events` a step, each step with replayed windows of its own."""
+    """New events in the order of time, `batch_events` a step, each step with replayed windows of its own.
+
+    Users' first events are no targets: they are told from the padding row, which a delta leaves as it is.
+    """
     rng = np.random.default_rng(seed)
     order_N = np.flatnonzero(new_N)
     order_N = order_N[np.argsort(corpus.time_N[order_N], kind="stable")]
@@ -218,7 +221,7 @@ def _plan(corpus: Corpus, new_N: np.ndarray, *, options: OnlineOptions, length: 
     held_W1 = np.concatenate([[0], np.cumsum(old.targets_W(corpus.next_N))])
     ratio, begin = options.replay_share / (1 - options.replay_share), 0
     whole = Windows(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
-    plan, firsts = [], []
+    plan = []
     for at in range(0, len(order_N), options.batch_events):
         step_N = np.zeros(len(new_N), dtype=bool)
         step_N[order_N[at : at + options.batch_events]] = True
@@ -229,8 +232,7 @@ def _plan(corpus: Corpus, new_N: np.ndarray, *, options: OnlineOptions, length: 
         begin = 0 if end == len(old) else end  # a long step meets the past again
         plan.append(np.arange(len(whole), len(whole) + len(added)))
         whole = whole + added
-        firsts.append(np.flatnonzero(step_N[corpus.offsets_U1[:-1]] & (corpus.first_U > 0)))
-    return Epoch(corpus, whole, tuple(plan), tuple(firsts))
+    return Epoch(corpus, whole, tuple(plan), (np.zeros(0, dtype=np.int64),) * len(plan))
 
 
 def _freeze(ranker: Ranker, *, body: bool) -> None:
@@ -240,14 +242,15 @@ def _freeze(ranker: Ranker, *, body: bool) -> None:
         weight.requires_grad_(by_row or (body and not name.startswith(("item_table.", "mask_vector"))))
 
 
-def _test(
+def compare_on(
     parent: Fitted, base: Fitted, histories: Histories, new_N: np.ndarray, *, k: int, users: int, seed: int
 ) -> Prequential:
+    """Both on the events where `new_N`, of at most `users` users, each as of its time."""
     holdout: Holdout = split_by_time(histories, cutoff_us=int(histories.time_N[new_N].min())).holdout
     holdout = holdout.keep(new_N[holdout.event_R]).sample_users(users, seed=seed)
     ours = evaluate(RankerRecommender.of(parent), holdout, k=k, draws=0)
     theirs = ours if parent.ranker is base.ranker else evaluate(RankerRecommender.of(base), holdout, k=k, draws=0)
-    return Prequential(k, ours.ndcg_R, _hits(ours), theirs.ndcg_R, _hits(theirs), ours.user_R)
+    return Prequential(k, ours.ndcg_R, _hits(ours), theirs.ndcg_R, _hits(theirs), histories.users[ours.user_R])
 
 
 def _hits(evaluation: Evaluation) -> np.ndarray:

@@ -123,9 +123,9 @@ def learn_by_increments(
     base: "Fitted", past: "Histories", steps: "list[Histories]", *, every: int, training: "TrainOptions"
 ) -> Lived:
     """An increment with the usual options after each `every` steps; never, where there are fewer."""
+    from model.continual.increment import fit_increment
     from model.continual.online import Prequential, compare_on
     from model.continual.options import IncrementOptions
-    from model.fit import fit_increment
     from model.sequences import merge
 
     now, seconds, fresh = base, 0.0, past.keep(np.zeros(len(past), dtype=bool))

@@ -52,17 +52,18 @@ def measure_forgetting(
     """The change in every cohort, and whether it is a breach: a loss of more than `margin` of the champion's NDCG that
     is no accident, the whole of its interval (bootstrap over users) lying below no change.
 
-    To ask that the whole interval lie beyond the margin would let through, with a few hundred users, losses of many
-    times the margin. Absent are empty cohorts, and those that would give away fewer than `hide_below` users: by being
-    them, or by being all others. Raises ValueError when the two were not evaluated on the same rows.
+    The intervals hold together with probability `level` (Bonferroni over the cohorts): with six at 95 % each, up to
+    one clean challenger in seven would be stopped by chance. To ask that an interval lie beyond the margin would let through, with
+    a few hundred users, losses of many times the margin. Absent are empty cohorts, and those that would give away fewer
+    than `hide_below` users: by being them, or by being all others. Raises ValueError when the two were not evaluated on
+    the same rows.
     """
     if not np.array_equal(challenger.event_R, champion.event_R) or challenger.k != champion.k:
         raise ValueError("the two evaluations differ in rows or k; evaluate both on one holdout")
+    shown = {name: chosen_R for name, chosen_R in cohort_R.items() if _may_show(champion.user_R, chosen_R, hide_below)}
+    level = 1 - (1 - level) / max(1, len(shown))
     found = []
-    for name, chosen_R in cohort_R.items():
-        inside, outside = (len(np.unique(champion.user_R[which_R])) for which_R in (chosen_R, ~chosen_R))
-        if not inside or inside < hide_below or 0 < outside < hide_below:
-            continue
+    for name, chosen_R in shown.items():
         user_R, before_R, after_R = champion.user_R[chosen_R], champion.ndcg_R[chosen_R], challenger.ndcg_R[chosen_R]
         difference = difference_interval(after_R, before_R, user_R=user_R, level=level)
         before = float(before_R.mean())
@@ -87,3 +88,8 @@ def measure_forgetting(
             )
         )
     return tuple(found)
+
+
+def _may_show(user_R: np.ndarray, chosen_R: np.ndarray, least: int) -> bool:
+    inside, outside = (len(np.unique(user_R[which_R])) for which_R in (chosen_R, ~chosen_R))
+    return inside >= max(1, least) and not 0 < outside < least

@@ -53,10 +53,10 @@ def measure_forgetting(
     is no accident, the whole of its interval (bootstrap over users) lying below no change.
 
     The intervals hold together with probability `level` (Bonferroni over the cohorts): with six at 95 % each, up to
-    one clean challenger in seven would be stopped by chance. To ask that an interval lie beyond the margin would let through, with
-    a few hundred users, losses of many times the margin. Absent are empty cohorts, and those that would give away fewer
-    than `hide_below` users: by being them, or by being all others. Raises ValueError when the two were not evaluated on
-    the same rows.
+    one clean challenger in seven would be stopped by chance. To ask that an interval lie beyond the margin would let
+    through, with a few hundred users, losses of many times the margin. Absent are empty cohorts, and those that would
+    give away fewer than `hide_below` users: by being them, or by being all others. Raises ValueError when the two were
+    not evaluated on the same rows.
     """
     if not np.array_equal(challenger.event_R, champion.event_R) or challenger.k != champion.k:
         raise ValueError("the two evaluations differ in rows or k; evaluate both on one holdout")

@@ -172,7 +172,7 @@ def run(data: Path | None = None, repetitions: int = 3) -> list[Row]:
     stream = None if data is None else read(data)
     sessions = Sessions.synthetic() if stream is None else Sessions.of(stream.histories)
     rows = _stationary(sessions) + _planted(sessions, repetitions)
-    return rows if stream is None else rows + _real(real(stream, sessions_share=1.0))
+    return rows if stream is None else rows + _real(real(stream, sessions_share=0.25))
 
 
 def _stationary(sessions: Sessions, *, periods: int = 20, size: int = SIZE) -> list[Row]:

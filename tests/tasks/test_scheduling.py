@@ -34,6 +34,8 @@ threads = 1
 small_events = 0
 [evaluation]
 max_users = 50
+[policy]
+exclude_seen = false
 """
 
 

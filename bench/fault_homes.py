@@ -23,6 +23,8 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 USER = "p1_" + "0" * 32
 """A pseudonym, for rows that come from serving."""
 PLACES = {"accepted": "events", "quarantined": "quarantine", "late": "late"}
+LONGEST = 1_200.0
+"""Seconds after which a worker is taken to hang; on a busy machine a small training may need many minutes."""
 _HEAVY = (
     "great_expectations",
     "pandas",
@@ -125,7 +127,7 @@ class Workers:
                 while process.is_alive() and not kill_when():
                     time.sleep(0.005)
                 process.kill()
-            process.join(timeout=300)
+            process.join(timeout=LONGEST)
             if process.exitcode is None:
                 process.kill()
                 process.join()

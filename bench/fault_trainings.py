@@ -27,7 +27,7 @@ width = 16
 blocks = 1
 max_history = 20
 [train]
-epochs = 6
+epochs = 3
 batch_tokens = 400
 threads = 1
 checkpoint_every_steps = 5
@@ -57,7 +57,7 @@ def grown_home(root: Path, *, workers: Workers, api: str) -> Home:
 
     home = make_home(root)
     (home.root / "ratchet.toml").write_text(TOML)
-    market = Marketplace(Parameters(users=200, items=80, topics=4, subtopics_per_topic=3), seed=5)
+    market = Marketplace(Parameters(users=100, items=60, topics=4, subtopics_per_topic=3), seed=5)
     days = [market.organic_day(day) for day in range(4)]
     _deliver(home, [row for day in days[:3] for row in day], name="first")
     ended = workers.run(train, str(home.root), "full", api)

@@ -21,7 +21,7 @@ from bench.continual_data import WEEK_US, read
 from bench.gate import at_least, at_most
 from bench.schedule_worlds import Sessions, World, drawn, real
 from model.continual.choosing import Action, Decision, Evidence, RetrainOptions, State, decide
-from model.continual.drift import item_vectors, measure_drift
+from model.continual.drift import Shift, item_vectors, measure_drift
 from model.continual.increment import fit_increment
 from model.continual.options import IncrementOptions
 from model.continual.prequential import DAY_US, Figure, Prequential, judge_ahead
@@ -98,7 +98,7 @@ class Replay:
     def _evidence(
         self, whole: Histories, model: "_Model", full: "_Model", ahead: Prequential, *, number: int, now_us: int
     ) -> Evidence:
-        shifts = ()
+        shifts: tuple[Shift, ...] = ()
         if self.policy is Policy.EVIDENCE:
             span_us = min(now_us - full.cutoff_us, int(self.options.window_days * DAY_US))
             reference = whole.before(full.cutoff_us)

@@ -1,4 +1,3 @@
-
 """The replay buffer: which pieces of users' histories increments may learn from again, as a Delta table of references.
 
 What is kept follows from the events that a model has seen and from the rule alone: `brought_up` gives the same whether

@@ -1,4 +1,3 @@
-
 """The rows of a training, on both sides of its cutoff.
 
 Shapes: N events, U users, I items; M events of the users that something is wanted of.

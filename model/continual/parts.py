@@ -90,7 +90,7 @@ def dropping(ranker: Ranker, share: float | None) -> Iterator[None]:
 def _drop(ranker: Ranker, share: float) -> None:
     ranker.config.dropout = share
     for block in ranker.blocks:
-        block.dropout = share
+        setattr(block, "dropout", share)  # noqa: B010 -- a list of modules does not know its modules' fields
 
 
 @dataclass(frozen=True)

@@ -149,12 +149,15 @@ class Engine:
     def scores(self, asked: Asked) -> npt.NDArray[np.float32]:
         """Scores [V] for the next item, of something to ask with; −∞ for withdrawn items.
 
-        Raises ArithmeticError for scores that are not finite: no order can be made of them.
+        Raises ArithmeticError for scores that are not finite, or not one float32 an item: no order can be made of them.
         """
         feed = {name: np.array([codes_L], dtype=np.int64) for name, codes_L in zip(_INPUTS, asked[:-1], strict=True)}
         if self.attributes.known:
             feed["attributes"] = np.array([asked.attributes_LA], dtype=np.int64)
         scores_V: npt.NDArray[np.float32] = self._session.run(["scores"], feed)[0][0]
+        if scores_V.shape != self.withdrawn_V.shape or scores_V.dtype != np.float32:
+            stated = f"{scores_V.dtype}{list(scores_V.shape)}"
+            raise ArithmeticError(f"scores are {stated}, wanted float32[{len(self.items)}]")
         if not np.isfinite(scores_V).all():
             raise ArithmeticError("the network's scores are not finite")
         scores_V[self.withdrawn_V] = -np.inf
@@ -175,13 +178,9 @@ class Engine:
         bundle = self._bundle
         unknown = [1] * len(self.attributes.known)
         try:
-            scores_V = self.scores(Asked([1] * length, [1] * length, list(range(length, 0, -1)), [unknown] * length))
+            self.scores(Asked([1] * length, [1] * length, list(range(length, 0, -1)), [unknown] * length))
         except Exception as error:  # ONNX Runtime raises classes of its own for each kind of broken graph
             raise DataRejected(f"{bundle.folder}: the network fails on a history of {length}: {error}") from error
-        if scores_V.shape != (len(self.items),) or scores_V.dtype != np.float32:
-            raise DataRejected(
-                f"{bundle.folder}: scores are {scores_V.dtype}{list(scores_V.shape)}, wanted float32[{len(self.items)}]"
-            )
 
 
 def best_rows(

@@ -22,11 +22,11 @@ import pytest
 import relations
 from relations.arrivals import EPOCH, arrivals, newest_version, since, trained_on, visible
 from relations.asof import training_rows, with_attributes, with_state
-from relations.consent import opted_out
+from relations.consent import opted_out, returned
 from relations.digest import content_digest
 from relations.errors import DependencyFailed
 from relations.flips import flip_evidence
-from relations.newest import newest_events
+from relations.newest import newest_events, withdrawn
 from relations.profile import numbers, plain_profile, profile
 from relations.schemas import DELIVERIES, EVENTS, EXPOSURES, ITEMS, USERS
 from relations.sequences import user_histories
@@ -74,6 +74,8 @@ RELATIONS: dict[str, Callable[[Tables], ibis.Table]] = {
         t["distinct"], t["items"], t["users"], as_of=NOON + timedelta(hours=60), length=4
     ),
     "opted_out": lambda t: opted_out(t["users"]),
+    "returned": lambda t: returned(t["users"]),
+    "withdrawn": lambda t: withdrawn(t["items"]),
     "item_counts": lambda t: item_counts(t["events"], since=ibis.literal(NOON + timedelta(hours=8), type=TIME)),
     "keyed by one": lambda t: keyed(t["events"], ("event_id",), "item_id"),
     "keyed by two": lambda t: keyed(t["events"], ("item_id", "event_time"), "event_id"),
@@ -200,7 +202,7 @@ def inputs() -> dict[str, pa.Table]:
         "distinct": events.slice(0, 290),
         "earlier": events.slice(0, 150),
         "items": pa.Table.from_pylist([item(place) for place in range(30)], schema=ITEMS),
-        "users": pa.Table.from_pylist([user(place) for place in range(40)], schema=USERS),
+        "users": pa.Table.from_pylist([user(place) for place in range(80)], schema=USERS),
         "deliveries": pa.Table.from_pylist([delivery(place) for place in range(1, 9)], schema=DELIVERIES),
         "exposures": pa.Table.from_pylist([exposure(place) for place in range(300)], schema=EXPOSURES),
         "rows": rows,

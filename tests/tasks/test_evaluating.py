@@ -53,7 +53,7 @@ class Place:
         Keys.write_derived(self.home.keys, seed=5)
         (self.home.root / "ratchet.toml").write_text(TOML)
         self.settings: Settings = load_settings(self.home.root / "ratchet.toml", environment={})
-        self.market = Marketplace(Parameters(users=60, items=30, topics=4, subtopics_per_topic=2), seed=5)
+        self.market = Marketplace(Parameters(users=150, items=30, topics=4, subtopics_per_topic=2), seed=5)
         self.deliver(root, 0)
         self.deliver(root, 1)
         job, report = self.trained(Mode.FULL)
@@ -107,7 +107,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def test_the_panel_is_learnt_from_by_no_training(place: Place) -> None:
     found = consented(place.home, place.settings)
     panel = set(found.sequences.user_U[found.sequences.count_U(found.panel_N) > 0].tolist())
-    assert 5 <= len(panel) <= 40
+    assert 20 <= len(panel) <= 90
     for mode in Mode:
         job = plan_training(place.home, place.settings, mode=mode)
         assert isinstance(job, TrainingJob)

@@ -55,7 +55,8 @@ class Ledger(StandingLedger):
     def serving_state(self, surface: str = SURFACE) -> ServingState:
         """Champion, its newest delta and open trial of one moment. A trial against another epoch's is not served.
 
-        The delta's expiry is for the caller to compare with the home's clock, at every look.
+        While a trial is open no delta serves: what the challenger is compared with must stay the same. The delta's
+        expiry is for the caller to compare with the home's clock, at every look.
         """
         with self._database.read() as tx:
             champion = read_champion(tx, surface)
@@ -73,7 +74,7 @@ class Ledger(StandingLedger):
             salt=row.salt,
             allocation=row.allocation,
         )
-        return ServingState(champion, trial, delta)
+        return ServingState(champion, trial)
 
     def champion(self, surface: str = SURFACE) -> Champion | None:
         with self._database.read() as tx:

@@ -106,6 +106,20 @@ def test_expiry_needs_nobodys_doing(ledger: Ledger) -> None:
     assert ledger.verify() == []
 
 
+def test_an_open_trial_is_against_the_full_bundle(ledger: Ledger) -> None:
+    allow(ledger)
+    ledger.record_delta(delta(), now=T0)
+    assert ledger.serving_state().delta is not None
+    ledger.open_trial("t1", {}, challenger=2, salt="s", allocation=0.5, actor="bob", now=T0)
+    assert ledger.serving_state().delta is None
+    ledger.record_delta(delta(2), now=T0)  # learning goes on
+    ledger.stop_trial("t1", actor="bob", reason="enough", now=T0)
+    state = ledger.serving_state()
+    assert state.trial is None
+    assert state.delta is not None
+    assert state.delta.sequence == 2
+
+
 def _promote(ledger: Ledger) -> None:
     ledger.open_trial("t1", {}, challenger=2, salt="s", allocation=0.5, actor="bob", now=T0)
     ledger.record_evidence("t1", {"decision": "PROMOTE"}, now=T0)

@@ -68,11 +68,23 @@ def grown_home(root: Path, *, workers: Workers, api: str) -> Home:
     return home
 
 
-def outcome(home: Home) -> tuple[str, ...]:
-    """Digests of all versions in the ledger, in MLflow and among the releases, and of the increment's fitted model."""
+def outcome(home: Home, *, workers: Workers) -> tuple[str, ...]:
+    """Digests of all versions in the ledger, in MLflow and among the releases, and of the increment's fitted model.
+
+    Told by a worker: MLflow keeps a home's database open, and a home that was laid back has another one.
+    """
+    file = home.root.with_name("outcome.json")
+    ended = workers.run(_tell_outcome, str(home.root), str(file))
+    if ended.exit != 0:
+        raise RuntimeError(f"{home.root}: its outcome could not be read, exit {ended.exit}")
+    return tuple(json.loads(file.read_text()))
+
+
+def _tell_outcome(root: str, file: str) -> None:
     from stores.ledger import Ledger
     from stores.registry import Registry
 
+    home = Home.open(Path(root))
     settings = _settings(home)
     versions = Ledger.of(home, settings).versions()
     found = hashlib.sha256()
@@ -81,12 +93,13 @@ def outcome(home: Home) -> tuple[str, ...]:
         for name in ("model.safetensors", "optimizer.safetensors", "objective.safetensors", "vocabulary.json"):
             found.update((fitted / name).read_bytes())
         found.update(json.dumps(json.loads((fitted / "training.json").read_text())["losses"]).encode())
-    return (
+    told = (
         *sorted(f"ledger {record.version} {record.digest}" for record in versions),
         *sorted(f"registered {each.digest}" for each in Registry(home, settings).versions()),
         *sorted(f"released {folder.name}" for folder in home.releases.iterdir()),
         f"fitted {found.hexdigest()}",
     )
+    Path(file).write_text(json.dumps(told))
 
 
 def measure_increment_kills(folder: Path, *, kills: int, workers: Workers, api: str) -> list[Row]:
@@ -97,7 +110,7 @@ def measure_increment_kills(folder: Path, *, kills: int, workers: Workers, api: 
     shutil.copytree(home.root, before)
     root = str(home.root)
     calm = workers.run(train, root, "incremental", api)
-    expected = outcome(home)
+    expected = outcome(home, workers=workers)
     killed, other, failed, left, restarts = 0, 0, int(calm.exit != 0), 0, [0.0]
     for _ in range(3 * kills):
         if killed == kills:
@@ -111,7 +124,7 @@ def measure_increment_kills(folder: Path, *, kills: int, workers: Workers, api: 
         again = workers.run(train, root, "incremental", api)
         restarts.append(again.seconds)
         failed += again.exit != 0
-        other += outcome(home) != expected
+        other += outcome(home, workers=workers) != expected
         left += under_way(root, api)
     doubled = abs(len(expected) - 7)  # two versions in three places, and the fitted models
     return [

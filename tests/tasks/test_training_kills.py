@@ -36,7 +36,7 @@ def end_of(home: Home, mode: str, *, workers: Workers, api: str, kills: bool) ->
     for _ in range(2 if kills else 1):
         assert workers.run(train, root, mode, api).exit == 0
     assert under_way(root, api) == 0
-    return outcome(home)
+    return outcome(home, workers=workers)
 
 
 @pytest.mark.servers

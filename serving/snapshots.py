@@ -40,7 +40,7 @@ class LedgerView(Protocol):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model version in memory. `cold_rows`: its rows by popularity, for users without a known history."""
+    """A model version in memory. `cold_rows`: its rows by popularity, for whom popularity answers."""
 
     version: int
     digest: str

@@ -232,7 +232,7 @@ class IncrementSettings(Section):
 
 class RetrainSettings(Section):
     """When the model goes on, and when it begins anew (`ratchet train --mode auto`). [schedules] says how often this is
-    asked; this says what is answered. docs/continual.md tells how the measures are made."""
+    asked; this says what is answered. docs/schedules.md tells how the measures are made."""
 
     max_age_days: Positive = 28.0
     """A full retrain at least this often, where there is anything new."""

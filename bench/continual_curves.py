@@ -1,10 +1,10 @@
 """What an increment's CPU-seconds grow with: linearly with what is new, and not with the history.
 
-In homes of drawn events, on the way that the flow takes: the sequence store absorbs a delivery, `load_material` reads
-it and what is replayed beside it, `fit_increment` goes on from a small model. The users with new events, their new
-events and all their past are the same in every home; the homes differ in how many other users there are, or in how far
-back each user's history goes. A larger network makes the fit dearer and the rest no dearer: a small one is the harder
-case for what should not grow.
+`ratchet bench continual-cost`, in homes of drawn events, on the way that the flow takes: the sequence store absorbs a
+delivery, `load_material` reads it and what is replayed beside it, `fit_increment` goes on from a small model. The users
+with new events, their new events and all their past are the same in every home; the homes differ in how many other
+users there are, or in how far back each user's history goes. A larger network makes the fit dearer and the rest no
+dearer: a small one is the harder case for what should not grow.
 
 Each figure is the least of the repetitions. These go round all homes in turn, so that other work slows all alike.
 """
@@ -99,7 +99,7 @@ class Spent:
 PARTS = ("absorb", "load", "fit")
 
 
-def run(sizes: Sizes | None = None, repetitions: int = REPETITIONS) -> list[Row]:
+def run(repetitions: int = REPETITIONS, sizes: Sizes | None = None) -> list[Row]:
     """One row a figure; at the default sizes some 2 minutes of one core and 1 GB of disk below the temp folder."""
     sizes = Sizes() if sizes is None else sizes
     with tempfile.TemporaryDirectory(prefix="ratchet-bench-") as folder:

@@ -201,16 +201,18 @@ class ModalitySettings(Section):
 class IncrementSettings(Section):
     """How the model goes on with what is new. docs/continual.md says what each costs and gives."""
 
-    epochs: Count = 3
-    learning_rate: Positive = 1e-3
+    epochs: Count = 4
+    learning_rate: Positive = 1.5e-3
     """At the schedule's peak."""
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    schedule: Literal["constant", "cosine", "linear"] = "linear"
     """Each increment runs through it anew, without a warm-up, down to [train] floor."""
+    negatives: Count | None = None
+    """Of the sampled losses, a step; unset: twice those of [train], whose more steps average more of them."""
     dropout: Share | None = None
-    """While it goes on; unset: that of [model]. Few passes over new events want less of it than many over all."""
+    """While it goes on; unset: that of [model]."""
     line_search: bool = False
     """Try half and twice the learning rate on a few steps first, and take the best."""
-    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the targets trained on that come from before the parent's data versions."""
     replay: Literal["reservoir", "recent", "exemplars"] = "recent"
     """What of the past the buffer keeps: any piece of a history alike, the newer the likelier, or a share for each

@@ -23,6 +23,7 @@ BENCHMARKS = {
     "attributes": "bench.attributes",
     "cold": "bench.cold",
     "continual": "bench.continual",
+    "continual-cost": "bench.continual_curves",
     "text": "bench.text",
     "schedule": "bench.schedule",
     "train": "bench.train",

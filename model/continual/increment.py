@@ -55,8 +55,8 @@ def fit_increment(
     With `distillation` the increment stays near the answers of `teacher`, where its items are the parent's first ones,
     and else of the parent. Weights, optimiser state and rows carry over, and so does the parent's objective; unknown
     items get rows (`model.growth`). `training` gives batch size, loss, seed, device and threads, `increment` the
-    epochs, the learning rate and its schedule, and which weights may change. Raises DataRejected for fewer than
-    `min_new_events` events or none that is a target, DependencyFailed for `cuda` without CUDA.
+    epochs, the learning rate and its schedule, negatives, and which weights may change. Raises DataRejected for fewer
+    than `min_new_events` events or none that is a target, DependencyFailed for `cuda` without CUDA.
     """
     if len(new) < max(1, increment.min_new_events):
         raise DataRejected(f"events: {len(new)} new events, fewer than min_new_events = {increment.min_new_events}")
@@ -65,6 +65,7 @@ def fit_increment(
         epochs=increment.epochs,
         learning_rate=increment.learning_rate,
         schedule=increment.schedule,
+        negatives=increment.negatives or 2 * training.negatives,
         warm_up=0.0,
         patience=0,
     )

@@ -30,16 +30,18 @@ class Trained(StrEnum):
 
 @dataclass(frozen=True)
 class IncrementOptions:
-    epochs: int = 3
-    learning_rate: float = 1e-3
+    epochs: int = 4
+    learning_rate: float = 1.5e-3
     """At the schedule's peak."""
-    schedule: Schedule = Schedule.CONSTANT
+    schedule: Schedule = Schedule.LINEAR
     """Each increment runs through it anew, without a warm-up."""
+    negatives: int | None = None
+    """Of the sampled losses, a step; None: twice those of the full training, whose more steps average more of them."""
     dropout: float | None = None
     """While it goes on; None: the network's own."""
     line_search: bool = False
     """Try half and twice the learning rate on a few steps first, and take the best."""
-    replay_share: float = 0.5
+    replay_share: float = 0.2
     """Share of the targets trained on that come from before the parent's data versions."""
     replay: Replay = Replay.RECENT
     replay_events: int = 200_000

@@ -15,6 +15,8 @@ from torch.nn import functional
 
 ROUND = 64
 """States come in multiples of this: products of new shapes are slow the first time, and what makes them is kept."""
+ALIGNED = 16
+"""A product's narrow side comes in multiples of this."""
 CHUNK_ELEMENTS = 1_000_000
 """Logits alive at once: 4 MB of float32, which fits a CPU's caches."""
 
@@ -122,40 +124,61 @@ class _Sampled(torch.autograd.Function):
         weight_N: Tensor,
         dtype: torch.dtype,
     ) -> Tensor:
-        negative_SD, positive_ND = table_VD[negative_S].to(dtype), table_VD[target_N]
-        shift_S = (bias_V[negative_S] - correction_S).to(dtype)
+        width, draws = table_VD.shape[1], len(negative_S)
+        positive_ND = table_VD[target_N]
         own_N = (state_ND * positive_ND).sum(dim=1) + bias_V[target_N]
+        # One more column for a state's own target, and columns of −∞ up to a round number: M in all.
+        spare = ROUND - draws % ROUND
+        negative_MD = functional.pad(table_VD[negative_S], (0, 0, 0, spare)).to(dtype)
+        shift_M = functional.pad(bias_V[negative_S] - correction_S, (0, spare), value=float("-inf")).to(dtype)
+        row_P, column_P, until_N1 = _meetings(target_N, negative_S)
+        weighted = torch.cat(
+            [state_ND * weight_N[:, None], weight_N[:, None]], dim=1
+        )  # the last column tells of the bias
+        weighted = functional.pad(weighted, (0, -(width + 1) % ALIGNED)).to(dtype)
         grad_state = torch.empty_like(state_ND)
-        grad_negative = torch.zeros_like(negative_SD, dtype=table_VD.dtype)
-        slope_bias_S, slope_own_N = torch.zeros_like(correction_S), torch.empty_like(own_N)
+        grad_negative = weighted.new_zeros(len(shift_M), weighted.shape[1], dtype=table_VD.dtype)
+        slope_own_N = torch.empty_like(own_N)
         loss = state_ND.new_zeros(())
-        step = states_at_once(len(negative_S))
+        least = torch.finfo(loss.dtype).tiny
+        step = states_at_once(len(shift_M))
+        logits_CM = torch.empty(min(step, len(state_ND)), len(shift_M), dtype=dtype, device=state_ND.device)
         for at in range(0, len(state_ND), step):
-            part = slice(at, at + step)
-            state = state_ND[part].to(dtype)
-            logits = torch.mm(state, negative_SD.T).add_(shift_S)
-            logits.masked_fill_(negative_S[None, :] == target_N[part, None], float("-inf"))
-            with_own = torch.cat([own_N[part, None].to(dtype), logits], dim=1)
-            slope = torch.softmax(with_own, dim=1)
-            scale = torch.logsumexp(with_own, dim=1).to(loss.dtype)
-            own = torch.exp(own_N[part] - scale)
-            loss += (weight_N[part] * (scale - own_N[part])).sum()
-            slope = slope[:, 1:] * weight_N[part, None].to(dtype)
-            slope_own_N[part] = (own - 1) * weight_N[part]
+            part = slice(at, min(at + step, len(state_ND)))
+            state, weight = state_ND[part].to(dtype), weight_N[part]
+            slope = torch.addmm(shift_M, state, negative_MD.T, out=logits_CM[: len(state)])
+            slope[:, draws] = own_N[part].to(dtype)
+            met = slice(*until_N1[[part.start, part.stop]].tolist())
+            slope[row_P[met] - at, column_P[met]] = float("-inf")
+            slope = torch.softmax(slope, dim=1, out=slope)
+            own = slope[:, draws].to(loss.dtype)
+            loss -= (weight * own.clamp(min=least).log()).sum()
+            slope_own_N[part] = (own - 1) * weight
             grad_state[part] = torch.addcmul(
-                (slope @ negative_SD).to(state_ND.dtype), slope_own_N[part, None], positive_ND[part]
+                (slope @ negative_MD).to(state_ND.dtype) * weight[:, None], slope_own_N[part, None], positive_ND[part]
             )
-            grad_negative += slope.T @ state
-            slope_bias_S += slope.sum(dim=0)
+            grad_negative += slope.T @ weighted[part]
         grad_table, grad_bias = torch.zeros_like(table_VD), torch.zeros_like(bias_V)
-        grad_table.index_add_(0, negative_S, grad_negative).index_add_(0, target_N, slope_own_N[:, None] * state_ND)
-        grad_bias.index_add_(0, negative_S, slope_bias_S).index_add_(0, target_N, slope_own_N)
+        grad_table.index_add_(0, negative_S, grad_negative[:draws, :width])
+        grad_table.index_add_(0, target_N, slope_own_N[:, None] * state_ND)
+        grad_bias.index_add_(0, negative_S, grad_negative[:draws, width]).index_add_(0, target_N, slope_own_N)
         ctx.save_for_backward(grad_state, grad_table, grad_bias)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return (*(saved * grad for saved in ctx.saved_tensors), None, None, None, None, None)
+
+
+def _meetings(target_N: Tensor, negative_S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a state's target is among the negatives: rows and columns, by rows, and how many come before each row."""
+    sorted_S, order_S = torch.sort(negative_S)
+    first_N = torch.searchsorted(sorted_S, target_N)
+    count_N = torch.searchsorted(sorted_S, target_N, right=True) - first_N
+    until_N1 = functional.pad(torch.cumsum(count_N, dim=0), (1, 0))
+    row_P = torch.repeat_interleave(count_N)
+    place_P = torch.arange(len(row_P), device=row_P.device) - until_N1[row_P] + first_N[row_P]
+    return row_P, order_S[place_P], until_N1
 
 
 def states_at_once(columns: int) -> int:

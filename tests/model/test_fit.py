@@ -223,7 +223,7 @@ h = Histories(np.array([f"u{n:02d}" for n in range(30)], dtype=object), np.array
               dtype=object), item_N, np.ones(600, dtype=np.int64), np.tile(np.arange(20), 30), np.arange(0, 601, 20))
 training = TrainOptions(epochs=3, batch_tokens=50, threads=1, device=Device.CPU, checkpoint_every_steps=4, ema=0.9,
                         accumulate=2, patience=2, clip_norm=1.0)
-increment = IncrementOptions(epochs=3)
+increment = IncrementOptions(epochs=3, replay_share=0.5)
 
 def attempt(name, kill_at, increments, block):
     child = os.fork()

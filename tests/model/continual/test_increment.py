@@ -11,6 +11,7 @@ from model.continual.increment import fit_increment
 from model.continual.options import IncrementOptions, Trained
 from model.fit import fit_full
 from model.fitted import Fitted, load_fitted, save_fitted
+from model.optimizers.options import Schedule
 from model.options import Loss, NetworkOptions, TrainOptions
 from model.sequences import BEHAVIOUR_NAMES, Histories
 from relations.errors import UsageError
@@ -18,7 +19,7 @@ from relations.errors import UsageError
 CLICK = BEHAVIOUR_NAMES.index("click")
 NETWORK = NetworkOptions(width=16, blocks=1, heads=2, max_history=8)
 TRAINING = TrainOptions(epochs=2, threads=1, batch_tokens=64, ema=0.9)
-PLAIN = IncrementOptions(epochs=2, learning_rate=1e-2)
+PLAIN = IncrementOptions(epochs=2, learning_rate=1e-2, schedule=Schedule.CONSTANT, replay_share=0.5)
 
 
 def walks(users: range, *, items: int, start: int) -> Histories:

@@ -55,12 +55,11 @@ class Recipe:
     increment: dict[str, Any] = field(default_factory=dict)
 
 
-SHORT_LOSS = {"loss": "sampled", "negatives": 1024, "batch_tokens": 1280}
 RECIPES = {
     # sessions have no clock within them, and few items
     "diginetica-weeks": Recipe(
-        {"max_history": 20, "dropout": 0.3, "relative_times": False, "temperature": 0.07},
-        {"epochs": 10, "learning_rate": 3e-3, **SHORT_LOSS},
+        {"max_history": 20, "dropout": 0.1, "relative_times": False, "temperature": 0.07},
+        {"epochs": 10, "learning_rate": 4e-3, "loss": "sampled", "negatives": 4096, "batch_tokens": 2560},
     ),
     "ml-100k": Recipe({"max_history": 50}, {"epochs": 16, "learning_rate": 2e-3, "batch_tokens": 1600}),
     "amazon2023": Recipe(

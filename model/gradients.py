@@ -21,8 +21,9 @@ from model.windows import Batch, Epoch
 from relations.errors import DependencyFailed, UsageError
 
 ALONE = Processes()
-SAMPLING_POWER = 0.75
-"""Negatives are drawn by popularity to this power (word2vec's): between uniform and what users see."""
+SAMPLING_POWER = 0.5
+"""Negatives are drawn by popularity to this power, between uniform and what users see: on sessions of 40,000 items
+increments rank better than with word2vec's .75, and full trainings the same."""
 
 
 @dataclass(frozen=True)

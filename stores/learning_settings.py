@@ -207,12 +207,12 @@ class IncrementSettings(Section):
     schedule: Literal["constant", "cosine", "linear"] = "linear"
     """Each increment runs through it anew, without a warm-up, down to [train] floor."""
     negatives: Count | None = None
-    """Of the sampled losses, a step; unset: twice those of [train], whose more steps average more of them."""
+    """Of the sampled losses, a step; unset: half as many again as [train] has, whose steps are more."""
     dropout: Share | None = None
     """While it goes on; unset: that of [model]."""
     line_search: bool = False
     """Try half and twice the learning rate on a few steps first, and take the best."""
-    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Share of the targets trained on that come from before the parent's data versions."""
     replay: Literal["reservoir", "recent", "exemplars"] = "recent"
     """What of the past the buffer keeps: any piece of a history alike, the newer the likelier, or a share for each
@@ -284,7 +284,7 @@ class OnlineSettings(Section):
     """New events in one gradient step."""
     negatives: Count = 256
     """Items that a gradient step tells from the right ones, drawn from the stream and what is replayed."""
-    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Share of the targets trained on that come from before."""
     replay_users: Count = 200
     """Users whose histories a step replays from, beside those of whom there is news."""

@@ -65,7 +65,7 @@ def fit_increment(
         epochs=increment.epochs,
         learning_rate=increment.learning_rate,
         schedule=increment.schedule,
-        negatives=increment.negatives or 2 * training.negatives,
+        negatives=increment.negatives or training.negatives * 3 // 2,
         warm_up=0.0,
         patience=0,
     )

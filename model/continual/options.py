@@ -36,12 +36,12 @@ class IncrementOptions:
     schedule: Schedule = Schedule.LINEAR
     """Each increment runs through it anew, without a warm-up."""
     negatives: int | None = None
-    """Of the sampled losses, a step; None: twice those of the full training, whose more steps average more of them."""
+    """Of the sampled losses, a step; None: half as many again as in the full training, whose steps are more."""
     dropout: float | None = None
     """While it goes on; None: the network's own."""
     line_search: bool = False
     """Try half and twice the learning rate on a few steps first, and take the best."""
-    replay_share: float = 0.2
+    replay_share: float = 0.3
     """Share of the targets trained on that come from before the parent's data versions."""
     replay: Replay = Replay.RECENT
     replay_events: int = 200_000

@@ -60,6 +60,7 @@ RECIPES = {
     "diginetica-weeks": Recipe(
         {"max_history": 20, "dropout": 0.1, "relative_times": False, "temperature": 0.07},
         {"epochs": 10, "learning_rate": 4e-3, "loss": "sampled", "negatives": 4096, "batch_tokens": 2560},
+        {"learning_rate": 1.5e-3, "replay_share": 0.3},
     ),
     "ml-100k": Recipe({"max_history": 50}, {"epochs": 16, "learning_rate": 2e-3, "batch_tokens": 1600}),
     "amazon2023": Recipe(

@@ -202,8 +202,8 @@ class IncrementSettings(Section):
     """How the model goes on with what is new. docs/continual.md says what each costs and gives."""
 
     epochs: Count = 4
-    learning_rate: Positive = 1.5e-3
-    """At the schedule's peak."""
+    learning_rate: Positive | None = None
+    """At the schedule's peak; unset: half of [train]'s. Higher where a market turns over in weeks, or `line_search`."""
     schedule: Literal["constant", "cosine", "linear"] = "linear"
     """Each increment runs through it anew, without a warm-up, down to [train] floor."""
     negatives: Count | None = None
@@ -212,7 +212,7 @@ class IncrementSettings(Section):
     """While it goes on; unset: that of [model]."""
     line_search: bool = False
     """Try half and twice the learning rate on a few steps first, and take the best."""
-    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.4
     """Share of the targets trained on that come from before the parent's data versions."""
     replay: Literal["reservoir", "recent", "exemplars"] = "recent"
     """What of the past the buffer keeps: any piece of a history alike, the newer the likelier, or a share for each
@@ -284,7 +284,7 @@ class OnlineSettings(Section):
     """New events in one gradient step."""
     negatives: Count = 256
     """Items that a gradient step tells from the right ones, drawn from the stream and what is replayed."""
-    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.4
     """Share of the targets trained on that come from before."""
     replay_users: Count = 200
     """Users whose histories a step replays from, beside those of whom there is news."""

@@ -63,7 +63,7 @@ def fit_increment(
     options = replace(
         training,
         epochs=increment.epochs,
-        learning_rate=increment.learning_rate,
+        learning_rate=increment.learning_rate or training.learning_rate / 2,
         schedule=increment.schedule,
         negatives=increment.negatives or training.negatives * 3 // 2,
         warm_up=0.0,

@@ -31,8 +31,8 @@ class Trained(StrEnum):
 @dataclass(frozen=True)
 class IncrementOptions:
     epochs: int = 4
-    learning_rate: float = 1.5e-3
-    """At the schedule's peak."""
+    learning_rate: float | None = None
+    """At the schedule's peak; None: half of the full training's."""
     schedule: Schedule = Schedule.LINEAR
     """Each increment runs through it anew, without a warm-up."""
     negatives: int | None = None
@@ -41,7 +41,7 @@ class IncrementOptions:
     """While it goes on; None: the network's own."""
     line_search: bool = False
     """Try half and twice the learning rate on a few steps first, and take the best."""
-    replay_share: float = 0.3
+    replay_share: float = 0.4
     """Share of the targets trained on that come from before the parent's data versions."""
     replay: Replay = Replay.RECENT
     replay_events: int = 200_000

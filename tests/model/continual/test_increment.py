@@ -133,6 +133,17 @@ def test_sampled_losses_go_on_as_well(parent: Fitted) -> None:
     assert np.isfinite([loss for _, loss in child.losses]).all()
 
 
+def test_what_is_unset_follows_the_full_training(parent: Fitted) -> None:
+    training = replace(TRAINING, loss=Loss.SAMPLED, negatives=6, learning_rate=4e-3)
+
+    def child(rate: float | None, negatives: int | None) -> str:
+        increment = replace(PLAIN, learning_rate=rate, negatives=negatives)
+        return fit_increment(parent, new=NEW, past=PAST, training=training, increment=increment).digest
+
+    assert child(None, None) == child(2e-3, 9)
+    assert len({child(2e-3, 9), child(4e-3, 9), child(2e-3, 6)}) == 3
+
+
 def test_only_events_that_may_be_replayed_are(parent: Fitted) -> None:
     """With nothing to replay an increment is fine-tuning alone, whatever the share."""
     none_N = np.zeros(len(PAST), dtype=bool)

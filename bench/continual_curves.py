@@ -1,10 +1,9 @@
 """What an increment's CPU-seconds grow with: linearly with what is new, and not with the history.
 
 `ratchet bench continual-cost`, in homes of drawn events, on the way that the flow takes: the sequence store absorbs a
-delivery, `load_material` reads it and what is replayed beside it, `fit_increment` goes on from a small model. The users
-with new events, their new events and all their past are the same in every home; the homes differ in how many other
-users there are, or in how far back each user's history goes. A larger network makes the fit dearer and the rest no
-dearer: a small one is the harder case for what should not grow.
+delivery, `load_material` reads it and what is replayed beside it, `fit_increment` goes on from a model of the default
+size. The users with new events, their new events and all their past are the same in every home; the homes differ in how
+many other users there are, or in how far back each user's history goes.
 
 Each figure is the least of the repetitions. These go round all homes in turn, so that other work slows all alike.
 """
@@ -72,7 +71,7 @@ class Sizes:
     def settings(self) -> Settings:
         return Settings.model_validate(
             {
-                "model": {"width": 32, "blocks": 1, "max_history": self.history // 2},
+                "model": {"max_history": self.history // 2},
                 "train": {"epochs": 1, "threads": 1, "small_events": 0, "device": "cpu"},
                 "increment": {"replay_events": self.replay_events},
             }
@@ -100,7 +99,7 @@ PARTS = ("absorb", "load", "fit")
 
 
 def run(repetitions: int = REPETITIONS, sizes: Sizes | None = None) -> list[Row]:
-    """One row a figure; at the default sizes some 2 minutes of one core and 1 GB of disk below the temp folder."""
+    """One row a figure; at the default sizes some 5 minutes of one core and 1 GB of disk below the temp folder."""
     sizes = Sizes() if sizes is None else sizes
     with tempfile.TemporaryDirectory(prefix="ratchet-bench-") as folder:
         return rows_of(measure(sizes, folder=Path(folder), repetitions=repetitions), sizes=sizes)

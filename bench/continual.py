@@ -163,7 +163,9 @@ def rows_of(points: list[Point], *, floors: bool) -> list[Row]:
         rows.append(at_least(said, round(worst, 4), DRIFT, unit="") if claimed else _told(said, worst))
         stale = {(p.seed, p.step): p for p in points if p.arm == "stale"}
         for cohort in sorted({name for p in of_arm for name in p.kept}):
-            last = [p for p in of_arm if p.step == steps[-1] and cohort in p.kept]
+            last = [p for p in of_arm if p.step == steps[-1] and stale[p.seed, p.step].kept.get(cohort)]
+            if not last:
+                continue  # the base knew nothing of it
             change = statistics.mean(p.kept[cohort] / stale[p.seed, p.step].kept[cohort] - 1 for p in last)
             rows.append(
                 _told(f"{arm}: what the base knew of {cohort}, after {len(steps)} steps, ndcg@10 changed by", change)

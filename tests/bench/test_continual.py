@@ -3,6 +3,7 @@
 import gzip
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -143,6 +144,12 @@ def test_rows_are_shares_of_the_full_retrain_of_the_same_seed_and_step() -> None
     assert measured["stale: ndcg@10 over the full retrain's"] == pytest.approx((0.20 / 0.25 + 0.10 / 0.20) / 2)
     kept = "default: what the base knew of all, after 2 steps, ndcg@10 changed by"
     assert measured[kept] == pytest.approx((0.19 / 0.2 - 1 + 0) / 2)  # against the stale model's, at the last step
+
+
+def test_of_a_cohort_that_the_base_ranked_nowhere_nothing_is_said() -> None:
+    rows = rows_of([replace(each, kept={"all": 0.0}) for each in POINTS], floors=True)
+    assert len(rows) == len(rows_of(POINTS, floors=True)) - 2  # of the two arms that are compared with the full one
+    assert not any("what the base knew" in row["name"] for row in rows)
 
 
 def test_the_spread_is_students_over_seeds() -> None:

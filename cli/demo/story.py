@@ -88,7 +88,7 @@ class _Story:
         self.account.add_parity(released)
         self.narrator.done(
             f"v{released['version']} ({released['mode']}) in {time.monotonic() - began:.0f} s, "
-            f"fit {released['fit_seconds']:.0f} s · {released['verdict']} · "
+            f"fit {released['fit_seconds']:.0f} s · {_first_reasons(released['verdict'])} · "
             f"ONNX parity {parity['top10_agreement']:.3f}, {parity['max_abs_diff']:.0e}"
         )
         return released
@@ -232,3 +232,12 @@ def _result(evidence: dict[str, Any]) -> str:
         f"{sum(evidence['matured']):,} matured users · clicks per impression {evidence['lift']:+.1%} "
         f"[{low:+.1%}, {high:+.1%}] → {evidence['verdict']}"
     )
+
+
+def _first_reasons(verdict: str) -> str:
+    """The figures and the first breach; the whole verdict stands in the training's artifact and in MLflow."""
+    figures, *breaches = verdict.split("; ")
+    if not breaches:
+        return figures
+    more = f" (and {len(breaches) - 1} more)" if len(breaches) > 1 else ""
+    return f"{figures}; {breaches[0]}{more}"

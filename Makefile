@@ -12,6 +12,10 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+# A test oracle that pins NumPy < 2 and works with the one installed; without it its tests are skipped.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gbstats
+# For its axe.min.js, which checks the console's pages in Chromium; Playwright itself is not used.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt axe-playwright-python
 	touch $@
 
 demo: install

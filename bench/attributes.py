@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.gate import Row
 from bench.quality import DATA
 from bench.quality_data import leave_one_out
+from bench.rows import Row
 from bench.train_data import movielens
 from relations.errors import UsageError
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.gate import Row
+from bench.rows import Row
 from bench.train_data import FILE, movielens
 from relations.errors import UsageError
 

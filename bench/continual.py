@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.continual_data import Stream, read
-from bench.gate import Row, at_least, at_most
+from bench.rows import Row, at_least, at_most
 
 if TYPE_CHECKING:
     from model.continual.cohorts import Cohorts

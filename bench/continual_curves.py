@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bench.gate import Row, at_least, at_most
+from bench.rows import Row, at_least, at_most
 from model.continual.increment import fit_increment
 from model.fit import fit_full
 from model.fitted import Fitted, save_fitted

@@ -14,13 +14,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from bench.fault_homes import NOW, USER, Workers, make_home, record, unaccounted, write
-from bench.gate import Row, at_least, at_most
+from bench.rows import Row, at_least, at_most
 from relations.errors import RatchetError
 from stores.home import Home
 from stores.lake import Lake
 from stores.landing_log import LandingLog
 from stores.settings import Settings
-from stores.user_state import UserState
+from stores.sqlite_state import SqliteState
 from tasks.ingesting import ingest_landing
 from tasks.refreshing import refresh_serving
 
@@ -196,7 +196,7 @@ def _told(home: Home) -> dict[str, object]:
     state = 0
     if home.user_state.exists():
         users = set(lake.read("events", columns=["user"]).column(0).to_pylist())
-        with_state = UserState(home.user_state)
+        with_state = SqliteState(home.user_state)
         state = sum(len(with_state.newest(user, 1_000)) for user in users)
         with_state.close()
     totals = lake.totals()

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from bench.fault_drift import COLUMNS, FORMATS, MUTATIONS, OURS, apply, expected, feed
 from bench.fault_homes import NOW, Record, Workers, make_home, record, unaccounted, write, write_table
-from bench.gate import Row, at_least, at_most
+from bench.rows import Row, at_least, at_most
 from relations.errors import DataRejected, RatchetError
 from relations.evolution import Policy
 from stores.delivery import EMPTY, Receipt

@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from bench.fault_homes import NOW, USER, Ended, Workers, make_home, unaccounted, write
-from bench.gate import Row, at_least, at_most
+from bench.rows import Row, at_least, at_most
 from stores.failpoints import INGEST, VARIABLE
 from stores.home import Home
 from stores.lake import Lake

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.fault_homes import NOW, Record, make_home, record, unaccounted, write
-from bench.gate import Row, at_least, at_most
+from bench.rows import Row, at_least, at_most
 from model.windows import Corpus, tile
 from stores.home import Home
 from stores.lake import Lake

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from bench.fault_homes import NOW, make_home, record, write
-from bench.gate import Row, at_least, at_most
+from bench.rows import Row, at_least, at_most
 from stores.home import Home
 from stores.lake import Lake
 from stores.pseudonyms import Keys

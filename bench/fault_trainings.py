@@ -8,16 +8,20 @@ import csv
 import hashlib
 import json
 import logging
+import math
 import random
 import shutil
 import signal
+import time
 from datetime import timedelta
 from pathlib import Path
 
 from bench.fault_homes import NOW, Workers, make_home
-from bench.gate import Row, at_least, at_most
+from bench.rows import Row, at_least, at_most
+from relations.errors import RatchetError
 from simulation.marketplace import Marketplace
 from simulation.parameters import Parameters
+from stores.bundle import open_bundle
 from stores.home import Home
 from stores.settings import Settings, load_settings
 
@@ -140,6 +144,92 @@ def measure_increment_kills(folder: Path, *, kills: int, workers: Workers, api: 
             unit="times",
         ),
     ]
+
+
+def measure_release_kills(folder: Path, *, kills: int, workers: Workers, api: str) -> list[Row]:
+    """`kills` times in the export and as often in the registration of the same increment, each begun again.
+
+    No bundle is ever visible but whole ones, and there is one version a digest, in the ledger and in MLflow.
+    """
+    draw = random.Random(SEED)
+    home = grown_home(folder / "releases", workers=workers, api=api)
+    root = str(home.root)
+    workers.run(train, root, "incremental", api, kill_when=lambda: _reached(home, "evaluation.json"))
+    before = folder / "evaluated"
+    shutil.copytree(home.root, before)
+    calm = _Moments(home)
+    failed_calm = workers.run(train, root, "incremental", api, kill_when=calm.reached).exit != 0
+    calm.end()
+    expected = outcome(home, workers=workers)
+    rows = []
+    for stage, after_export, span in (("export", False, calm.exported), ("registration", True, calm.rest)):
+        killed, partial, other, failed = 0, 0, 0, int(failed_calm)
+        for _ in range(10 * kills):
+            if killed == kills:
+                break
+            shutil.rmtree(home.root)
+            shutil.copytree(before, home.root)
+            # From the moment itself and not from the start, which a busy machine puts anywhere.
+            moments = _Moments(home, delay=draw.uniform(0, span), after_export=after_export)
+            ended = workers.run(train, root, "incremental", api, kill_when=moments.reached)
+            if ended.exit != -signal.SIGKILL:
+                moments.end()
+                span = min(span, moments.rest if after_export else moments.exported)  # it is faster than it was
+                continue
+            killed += 1
+            partial += _partial(home)
+            failed += workers.run(train, root, "incremental", api).exit != 0
+            other += outcome(home, workers=workers) != expected
+        rows += [
+            at_least(f"{stage} killed at random moments: kills", killed, kills, unit="kills"),
+            at_most(f"{stage} killed: bundles visible that are not whole", partial, 0, unit="bundles"),
+            at_most(f"{stage} killed: other digests or versions than undisturbed", other, 0, unit="times"),
+            at_most(f"{stage} killed: commands that failed after it", failed, 0, unit="times"),
+        ]
+    return rows
+
+
+class _Moments:
+    """When the training under way had exported, and ended: seconds from its start, as seen by a poll.
+
+    `delay`: when to kill it, in seconds from the start, or `after_export` from then on.
+    """
+
+    def __init__(self, home: Home, *, delay: float = math.inf, after_export: bool = False) -> None:
+        self._home, self._delay, self._after_export = home, delay, after_export
+        self._began = time.monotonic()
+        self.exported = 0.0
+        self.rest = 0.0
+        """Seconds from the export to the end."""
+
+    def reached(self) -> bool:
+        now = time.monotonic() - self._began
+        if not self.exported and _reached(self._home, "export.json"):
+            self.exported = now
+        if self._after_export:
+            return bool(self.exported) and now - self.exported >= self._delay
+        return now >= self._delay
+
+    def end(self) -> None:
+        now = time.monotonic() - self._began
+        self.exported = self.exported or now
+        self.rest = now - self.exported
+
+
+def _reached(home: Home, name: str) -> bool:
+    return any(home.checkpoints.glob(f"incremental-*/{name}"))
+
+
+def _partial(home: Home) -> int:
+    """Bundles that serving might try and could not open; what is hidden, nobody tries."""
+    found = 0
+    for folder in home.releases.iterdir():
+        if not folder.name.startswith("."):
+            try:
+                open_bundle(home.releases, folder.name)
+            except RatchetError:
+                found += 1
+    return found
 
 
 def under_way(root: str, api: str) -> int:

@@ -29,8 +29,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from bench.gate import Row, at_least
 from bench.poison_worlds import Poison, movielens, poisoned
+from bench.rows import Row, at_least
 from model.continual.cohorts import Cohorts, freeze, in_panel
 from model.continual.increment import fit_increment
 from model.continual.judging import Limits, holds_offline, judge_cohorts

@@ -41,18 +41,34 @@ class _Users:
 def streams(
     rng: np.random.Generator, *, repetitions: int, looks: int, daily: int, factor: float = 1.0, growth: float = 1.0
 ) -> Iterator[Streams]:
-    """Batches of trials with `daily` matured users an arm and look.
+    """Batches of trials of one challenger, whose rates are the champion's times `factor`."""
+    for champion, challenger in arms(
+        rng, repetitions=repetitions, looks=looks, daily=daily, factors=(1.0, factor), growth=growth
+    ):
+        yield Streams(champion, challenger)
 
-    The challenger's rates are the champion's times `factor`; the last day's users are `growth` times as active as the
-    first day's.
+
+def arms(
+    rng: np.random.Generator,
+    *,
+    repetitions: int,
+    looks: int,
+    daily: int,
+    factors: tuple[float, ...],
+    growth: float = 1.0,
+) -> Iterator[tuple[Array, ...]]:
+    """Batches of trials with `daily` matured users an arm and look: cumulative sums _RKM of each arm.
+
+    An arm's rates are `factors` times the world's; the last day's users are `growth` times as active as the first
+    day's.
     """
     for size in batches(repetitions, users=looks * daily):
-        arms = []
-        for multiple in (1.0, factor):
+        found = []
+        for multiple in factors:
             users = _users(rng, (size, looks, daily), growth=growth)
             outcome = rng.binomial(users.impressions.astype(np.int64), np.minimum(1.0, users.taste * multiple))
-            arms.append(_sums(outcome.astype(np.float64), users).cumsum(axis=1))
-        yield Streams(*arms)
+            found.append(_sums(outcome.astype(np.float64), users).cumsum(axis=1))
+        yield tuple(found)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bench.gate import Row, at_most
 from bench.ingest_data import COLUMNS, FORMATS, LATEST, PASSES, Log, write_log
+from bench.rows import Row, at_most
 
 FULL = 10_000_000
 RATIO, PEAK_MB, GROWTH = 3.0, 2_000.0, 1.25

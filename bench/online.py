@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.continual_data import Stream, read
-from bench.gate import Row
+from bench.rows import Row
 
 if TYPE_CHECKING:
     from model.continual.online import OnlineOptions

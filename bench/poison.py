@@ -22,7 +22,6 @@ import ibis
 import numpy as np
 import pyarrow as pa
 
-from bench.gate import Row, at_least, at_most
 from bench.poison_worlds import (
     KINDS,
     SCHEMA,
@@ -35,6 +34,7 @@ from bench.poison_worlds import (
     movielens_1m,
     poisoned,
 )  # fmt: skip
+from bench.rows import Row, at_least, at_most
 from expectations.batches import Severity, bounds
 from relations.profile import numbers, profile
 from simulation.parameters import Parameters

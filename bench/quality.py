@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.gate import Row, at_least, at_most
 from bench.quality_data import leave_one_out, read
+from bench.rows import Row, at_least, at_most
 from relations.errors import UsageError
 
 DATA = Path("../shared/data/ml-1m")

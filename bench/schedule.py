@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench.continual_data import WEEK_US, read
-from bench.gate import at_least, at_most
+from bench.rows import at_least, at_most
 from bench.schedule_worlds import Sessions, World, drawn, real
 from model.continual.choosing import Action, Decision, Evidence, RetrainOptions, State, decide
 from model.continual.drift import Shift, item_vectors, measure_drift

@@ -19,7 +19,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from bench.gate import Row, at_most
+from bench.rows import Row, at_most
 from relations.schemas import DELIVERIES, EVENTS, TIME
 from stores.lake import Lake
 from stores.sequences.store import SequenceStore

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.gate import Row, at_least
+from bench.rows import Row, at_least
 from bench.text_pictures import learn_to_see, pictures
 from model.evaluation import RankerRecommender, Recommender, evaluate
 from model.fit import fit_full

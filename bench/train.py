@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bench.gate import Row, at_least, at_most
+from bench.rows import Row, at_least, at_most
 from bench.train_curves import measure_amount, measure_catalogue, measure_length, measure_padding, measure_threads
 from bench.train_data import movielens
 from bench.train_machine import Gemm, measure_gemm, measure_gpu_gemm, model_flops

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.gate import Row, at_most
+from bench.rows import Row, at_most
 from bench.train_data import Log, drawn
 from bench.train_processes import NAMES, ours, told
 from bench.train_work import Cost, Work

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.gate import Row
+from bench.rows import Row
 from bench.train_peer_home import SCRIPT
 from bench.train_work import Cost, Work
 

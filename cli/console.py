@@ -61,9 +61,9 @@ class Context:
 
     @property
     def config_argument(self) -> str | None:
-        """The settings file as flows take it."""
+        """The settings file as flows and servers take it, wherever they work."""
         file = self.config_file
-        return None if file is None else str(file)
+        return None if file is None else str(file.absolute())
 
     def say(self, line: str) -> None:
         if not self.as_json:

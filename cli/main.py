@@ -18,9 +18,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "approve": ("cli.commands.decide", "Promote the challenger of a trial that the gate passed."),
     "reject": ("cli.commands.decide", "Turn a challenger down, with the reason."),
     "rollback": ("cli.commands.decide", "Bring the former champion back."),
+    "console": ("cli.commands.console", "Read the evidence and decide, in a browser."),
+    "break-glass": ("cli.commands.break_glass", "Put a version in charge without a trial: two people, for hours."),
+    "release": ("cli.commands.release", "Sign releases, and verify their signatures."),
     "serve": ("cli.commands.serve", "Answer recommendation requests over HTTP."),
     "recommend": ("cli.commands.serve", "Ask the running server for one user."),
-    "ledger": ("cli.commands.ledger", "Show or verify the record of who promoted what."),
+    "keys": ("cli.commands.keys", "Make, list and revoke keys of the recommend API."),
+    "people": ("cli.commands.people", "Who may submit, approve and administer; tokens."),
+    "ledger": ("cli.commands.ledger", "Show, verify or export the record of who promoted what."),
+    "notify": ("cli.commands.notify", "Try the messages that tell people of trials."),
+    "blocklist": ("cli.commands.blocklist", "Items that nobody may be shown."),
     "quarantine": ("cli.commands.quarantine", "Rows that failed, and why."),
     "forget": ("cli.commands.privacy", "Forget users: rows, history, derived state."),
     "privacy": ("cli.commands.privacy", "Rotate the pseudonyms' key, opt users out."),
@@ -38,7 +45,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        found = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        found = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
         assert isinstance(found, click.Command)
         return found
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from relations.errors import DependencyFailed
 from stores.home import Home
+from stores.running import LOOPBACK, running_server
 
-LOOPBACK = "127.0.0.1"
 STOP_SECONDS = 15.0
 
 
@@ -98,6 +98,7 @@ def environment(home: Home) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_OFFLINE": "1",  # nothing is ever fetched from a hub
         "DO_NOT_TRACK": "true",
+        "ORT_DISABLE_TELEMETRY": "1",
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin beside a busy server stall each other
     }
 
@@ -114,16 +115,6 @@ def use_prefect(home: Home) -> None:
     else:
         os.environ.pop("PREFECT_API_URL", None)
         os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "true"
-
-
-def running_server(home: Home, name: str) -> str | None:
-    """The address of the home's `name` server, if its process lives."""
-    try:
-        stated = json.loads((home.run / f"{name}.json").read_text())
-        os.kill(int(stated["pid"]), 0)
-    except (OSError, ValueError, KeyError):
-        return None
-    return f"http://{LOOPBACK}:{stated['port']}"
 
 
 def start_prefect(home: Home, *, port: int = 0) -> Server:
@@ -146,6 +137,13 @@ def start_serving(home: Home, *, config: str | None, port: int = 0) -> Server:
     arguments = ["-m", "serving.run", "--home", str(home.root), "--port", str(chosen)]
     arguments += ["--config", config] if config else []
     return _start(home, "serving", arguments, port=chosen, health=f"http://{LOOPBACK}:{chosen}/healthz")
+
+
+def start_console(home: Home, *, config: str | None, port: int = 0) -> Server:
+    chosen = free_port(port)
+    arguments = ["-m", "serving.console.run", "--home", str(home.root), "--port", str(chosen)]
+    arguments += ["--config", config] if config else []
+    return _start(home, "console", arguments, port=chosen, health=f"http://{LOOPBACK}:{chosen}/healthz")
 
 
 def start_schedules(home: Home, *, config: str | None, api_url: str) -> Server:
@@ -175,6 +173,6 @@ def _start(
             stderr=out,
             start_new_session=True,
         )
-    if port is not None and name != "serving":  # serving writes its own, once it listens
+    if port is not None and name not in ("serving", "console"):  # these write their own, once they listen
         (home.run / f"{name}.json").write_text(json.dumps({"pid": process.pid, "port": port}))
     return Server(name, process, log, None if port is None else f"http://{LOOPBACK}:{port}", health)

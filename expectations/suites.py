@@ -277,8 +277,8 @@ def _exposures(gx: Any) -> list[Any]:
         ),
         expect.ExpectColumnValuesToBeInSet(
             column="variant",
-            value_set=["champion", "challenger", "popularity", "logged"],
-            notes="variant is champion, challenger, popularity, or logged for what another system showed",
+            value_set=["champion", "challenger", "interleaved", "popularity", "logged"],
+            notes="variant is champion, challenger, interleaved, popularity, or logged for what another system showed",
         ),
         expect.ExpectColumnValuesToBeBetween(
             column="allocation", min_value=0, max_value=1, notes="allocation is a share of users"

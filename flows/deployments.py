@@ -16,6 +16,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
 from prefect.schedules import Interval
 
+from flows.bake import bake
 from flows.full_retrain import full_retrain
 from flows.incremental import incremental
 from flows.ingest import ingest
@@ -23,6 +24,7 @@ from flows.learn import DRIFT, learn
 from flows.maintenance import maintenance
 from flows.opening import open_home
 from flows.promote import promote
+from flows.review import review
 from flows.rollback import rollback
 from flows.runs import reap_killed
 from flows.trial import trial
@@ -53,6 +55,7 @@ def scheduled(settings: SchedulesSettings) -> tuple[Scheduled, ...]:
         Scheduled(learn, timedelta(minutes=settings.learn_minutes), MONDAY, {"hand_over": True}),
         Scheduled(full_retrain, timedelta(days=settings.full_retrain_days), MONDAY.replace(hour=2, minute=30), {}),
         Scheduled(trial, timedelta(minutes=settings.trial_minutes), MONDAY.replace(minute=5), {"start": True}),
+        Scheduled(bake, timedelta(minutes=settings.bake_minutes), MONDAY.replace(minute=2), {}),
         Scheduled(maintenance, timedelta(hours=settings.maintenance_hours), MONDAY.replace(hour=3, minute=45), {}),
     )
 
@@ -75,8 +78,10 @@ def deployments_of(home: Home, settings: SchedulesSettings, *, config: str | Non
         )
         for each in scheduled(settings)
     ]
-    # People start these, from the Prefect UI as from the command line.
-    found += [each.to_deployment(each.name, parameters=given) for each in (incremental, promote, rollback, tune)]
+    # People start these, from the Prefect UI as from the command line; the trial's flow starts reviews.
+    found += [
+        each.to_deployment(each.name, parameters=given) for each in (incremental, promote, review, rollback, tune)
+    ]
     return cast("list[RunnerDeployment]", found)
 
 

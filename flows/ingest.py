@@ -1,5 +1,6 @@
 """The door: files into the lake, one delivery each, and serving brought up to date."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -11,12 +12,15 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.opening import open_home
 from flows.runs import settle_in
-from relations.errors import DependencyFailed
+from relations.errors import DependencyFailed, RatchetError
 from stores.clock import home_now
 from stores.lake import Lake
+from tasks.indexing_items import index_new_items
 from tasks.ingesting import deliver_file, ingest_landing, kinds_in
 from tasks.polling import poll_sources
 from tasks.refreshing import refresh_serving
+
+_LOG = logging.getLogger(__name__)
 
 
 @flow(name="ingest", log_prints=False, on_running=[settle_in])
@@ -31,12 +35,13 @@ def ingest(
 ) -> dict[str, Any]:
     """Deliver `uris`, or without any what waits in the landing folder and is new in the polled sources.
 
-    {"receipts": […], "failures": [{"source", "message"}], "totals": {…}}.
+    {"receipts": […], "failures": [{"source", "message"}], "totals": {…}, "new_items": {…}}.
 
     `kind` None: what the format says that a file holds, one delivery a kind; events where it says nothing.
 
     An unreadable file has its receipt like any other and stops no file after it; a source that fails stops no other.
-    Raises DependencyFailed where one failed and nothing else was delivered.
+    Raises DependencyFailed where one failed and nothing else was delivered. Side indexes of new items that cannot be
+    built stop nothing either: the next ingest tries again.
     """
     place, settings = open_home(home, config)
     at = now or home_now(place, settings)
@@ -46,11 +51,17 @@ def ingest(
         polled = poll(home, config, now=at)
         receipts, failures = [*receipts, *polled["receipts"]], polled["failures"]
     refresh(home, config, deliveries=[receipt["delivery_id"] for receipt in receipts if receipt["kind"] == "events"])
+    new_items = index(home, config, now=at)
     markdown = receipts_markdown(receipts, failures)
     create_markdown_artifact(markdown, key="ingest", description=f"{len(receipts)} deliveries")
     if failures and not receipts:
         raise DependencyFailed("\n".join(f"[sources.{each['source']}] {each['message']}" for each in failures))
-    return {"receipts": receipts, "failures": failures, "totals": Lake(place.lake).totals()}
+    return {
+        "receipts": receipts,
+        "failures": failures,
+        "totals": Lake(place.lake).totals(),
+        "new_items": new_items,
+    }
 
 
 @task(name="deliver", cache_policy=NO_CACHE)
@@ -81,6 +92,18 @@ def poll(home: str, config: str | None, *, now: datetime) -> dict[str, Any]:
 def refresh(home: str, config: str | None, *, deliveries: Sequence[str]) -> int:
     place, settings = open_home(home, config)
     return refresh_serving(place, settings, deliveries)
+
+
+@task(name="index-new-items", cache_policy=NO_CACHE)
+def index(home: str, config: str | None, *, now: datetime) -> dict[str, Any]:
+    """What was built; empty where nothing was to do, {"problem"} where it could not be done."""
+    place, settings = open_home(home, config)
+    try:
+        indexed = index_new_items(place, settings, now=now)
+    except Exception as error:  # whatever an encoder raises: what was delivered is in, and stays in
+        _LOG.warning("new items wait for the next ingest: %s", error, exc_info=not isinstance(error, RatchetError))
+        return {"problem": str(error)}
+    return {} if indexed is None else indexed.as_json()
 
 
 def receipts_markdown(receipts: Sequence[dict[str, Any]], failures: Sequence[dict[str, str]] = ()) -> str:

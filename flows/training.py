@@ -8,6 +8,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
 from flows.opening import open_home
+from flows.submitting import submitted_by
 from model.machine import choose_device
 from model.options import Device
 from relations.errors import TrainingUnderWay
@@ -37,6 +38,7 @@ def train_and_release(
     another training is at work in the home, and DependencyFailed for a device that is not there, before anything else.
     """
     place, settings = open_home(home, config)
+    who = submitted_by(submitter)
     with training_turn(place, who=f"{flow_run.flow_name} run {flow_run.name}"):
         choose_device(Device(settings.train.device))
         job = plan_training(place, settings, mode=mode, sabotage=sabotage)
@@ -49,7 +51,7 @@ def train_and_release(
         evaluate_model(place, settings, job)
         export_model(place, settings, job)
         at = now or home_now(place, settings)
-        released: Released = register_model(place, settings, job, submitter=submitter, now=at)
+        released: Released = register_model(place, settings, job, submitter=who, now=at)
         keep_replay(place, settings, version=released.version)
     summary = summary_markdown(released, read_prequential(job.path(place)))
     create_markdown_artifact(summary, key=f"{mode.value}-training", description=released.verdict)

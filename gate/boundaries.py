@@ -27,6 +27,8 @@ MAX_Z = 8.0
 HSD_GAMMA = -2.0
 NODES_PER_SIGMA = 4
 """Grid nodes in one standard deviation of the narrower increment; Simpson's error is then below 1e-5 of z."""
+_DEEPEST = 200
+"""So many looks are worked out by recursion; of more, the first ones beforehand."""
 MIN_INCREMENT = 1e-4
 """Two looks closer than this share of the information are treated as if this far apart.
 
@@ -102,28 +104,85 @@ def boundaries(
     return tuple(Boundary(z=z, spent=level) for z, level in zip(_recursion(known, tuple(levels)), levels, strict=True))
 
 
-@lru_cache(maxsize=256)
+def crossing_probability(times: Sequence[float], critical_K: Sequence[float], *, drift: float) -> tuple[float, ...]:
+    """Probability that each look is the first to reach its boundary, where Z(t) has mean drift·√t and variance 1.
+
+    `times`: information at each look, strictly increasing. `critical_K`: the boundary in z, one a look. `drift`: the
+    effect in standard errors at time 1. The sum is the power; at drift 0 it is the α spent. Exact to 1e-5 a look.
+    Source: Jennison & Turnbull, Group Sequential Methods (2000), ch. 19.
+
+    Raises ValueError for times that do not increase from above 0, and for boundaries of another number.
+    """
+    if any(later <= earlier for earlier, later in pairwise((0.0, *times))):
+        raise ValueError(f"times {tuple(times)} must be positive and strictly increasing")
+    if len(critical_K) != len(times):
+        raise ValueError(f"{len(critical_K)} boundaries for {len(times)} looks; pass one a look")
+    found = [0.0] * len(times)
+    grid_G, mass_G = np.zeros(1), np.ones(1)
+    before = 0.0
+    for look, (time, z) in enumerate(zip(times, critical_K, strict=True)):
+        sigma = _step(before, time)
+        upper = z * math.sqrt(time) - drift * time  # the boundary as a path without the drift meets it
+        found[look] = float(mass_G @ ndtr((grid_G - upper) / sigma))
+        lower = -MAX_Z * math.sqrt(time)
+        if look + 1 == len(times) or upper <= lower:  # below: nobody is left to cross later
+            break
+        ahead = _step(time, times[look + 1])
+        grid_G, mass_G = _survivors(grid_G, mass_G, sigma=sigma, ahead=ahead, lower=lower, upper=upper)
+        before = time
+    return tuple(found)
+
+
 def _recursion(times_K: tuple[float, ...], levels_K: tuple[float, ...]) -> tuple[float, ...]:
     """Critical z per look so that the paths crossing first at look k have probability levels[k] − levels[k−1].
 
     Works on B(t) = Z(t)·√t, whose increments are independent N(0, Δt). The density of the paths that have not yet
     crossed is kept on a Simpson grid that is fine enough for the increments on both of its sides.
     """
-    found: list[float] = []
-    grid_G, mass_G = np.zeros(1), np.ones(1)  # all paths start at B(0) = 0
-    before, level_before = 0.0, 0.0
-    for look, (time, level) in enumerate(zip(times_K, levels_K, strict=True)):
-        sigma = math.sqrt(max(time - before, MIN_INCREMENT * time))
-        z = _critical(grid_G, mass_G, sigma=sigma, scale=math.sqrt(time), tail=level - level_before)
-        found.append(z)
-        if look + 1 < len(times_K):
-            ahead = math.sqrt(max(times_K[look + 1] - time, MIN_INCREMENT * times_K[look + 1]))
-            lower, upper = -MAX_Z * math.sqrt(time), z * math.sqrt(time)
-            next_G, weight_G = _simpson(lower, upper, step=min(sigma, ahead) / NODES_PER_SIGMA)
-            mass_G = weight_G * _density(grid_G, mass_G, at_G=next_G, sigma=sigma)
-            grid_G = next_G
-        before, level_before = time, level
-    return tuple(found)
+    if not times_K:
+        return ()
+    for known in range(_DEEPEST, len(times_K), _DEEPEST):
+        _before(times_K[:known], levels_K[: known - 1])
+    found, grid_G, mass_G = _before(times_K, levels_K[:-1])
+    return (*found, _boundary_at(grid_G, mass_G, times_K=times_K, levels_K=levels_K))
+
+
+@lru_cache(maxsize=256)
+def _before(times_K: tuple[float, ...], levels_K: tuple[float, ...]) -> tuple[tuple[float, ...], Array, Array]:
+    """The boundaries of all looks but the last, and the paths that have crossed none of them, on a grid for the last.
+
+    `levels_K` has one entry less than `times_K`. Each look of a trial asks for all the looks before it, so each is
+    worked out from what the one before it left.
+    """
+    if not levels_K:
+        return (), np.zeros(1), np.ones(1)  # all paths start at B(0) = 0
+    found, grid_G, mass_G = _before(times_K[:-1], levels_K[:-1])
+    z = _boundary_at(grid_G, mass_G, times_K=times_K[:-1], levels_K=levels_K)
+    time = times_K[-2]
+    sigma, ahead = _step(times_K[-3] if len(times_K) > 2 else 0.0, time), _step(time, times_K[-1])
+    lower, upper = -MAX_Z * math.sqrt(time), z * math.sqrt(time)
+    grid_G, mass_G = _survivors(grid_G, mass_G, sigma=sigma, ahead=ahead, lower=lower, upper=upper)
+    return (*found, z), grid_G, mass_G
+
+
+def _boundary_at(grid_G: Array, mass_G: Array, *, times_K: tuple[float, ...], levels_K: tuple[float, ...]) -> float:
+    """Of the last look, from the paths that reach it."""
+    before, time = (0.0, *times_K)[-2:]
+    level_before, level = (0.0, *levels_K)[-2:]
+    return _critical(grid_G, mass_G, sigma=_step(before, time), scale=math.sqrt(time), tail=level - level_before)
+
+
+def _step(before: float, time: float) -> float:
+    """Standard deviation of the increment from one look to the next."""
+    return math.sqrt(max(time - before, MIN_INCREMENT * time))
+
+
+def _survivors(
+    grid_G: Array, mass_G: Array, *, sigma: float, ahead: float, lower: float, upper: float
+) -> tuple[Array, Array]:
+    """The grid and mass of the paths between `lower` and `upper`, one increment later."""
+    next_G, weight_G = _simpson(lower, upper, step=min(sigma, ahead) / NODES_PER_SIGMA)
+    return next_G, weight_G * _density(grid_G, mass_G, at_G=next_G, sigma=sigma)
 
 
 def _critical(grid_G: Array, mass_G: Array, *, sigma: float, scale: float, tail: float) -> float:

@@ -102,6 +102,11 @@ def total(parts: Iterable[ArmSums]) -> ArmSums:
     return sum(parts, ArmSums())
 
 
+def estimable(*arms: ArmSums) -> bool:
+    """Whether each arm has the users and impressions that an estimate with an error needs."""
+    return all(arm.n >= 2 and arm.i > 0 for arm in arms)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """One comparison, or as many as the leading axes held. Rates and `delta` are outcomes per impression.

@@ -11,9 +11,24 @@ from typing import Any
 
 import onnx
 import torch
+from torch import Tensor
 
 from model.fitted import Fitted
-from model.graph import ATTRIBUTES, INPUTS, OUTPUT, canonical, inputs_of
+from model.graph import (
+    ATTRIBUTES,
+    BEST_ROWS,
+    BEST_SCORES,
+    EXCLUDED,
+    INPUTS,
+    MASK,
+    SCORES,
+    STATE,
+    K,
+    add_best,
+    canonical,
+    history_inputs,
+    inputs_of,
+)
 from model.network.ranker import Ranker, materialised
 from model.parity import Parity, Sequence, measure_parity
 from model.sequences import BEHAVIOUR_NAMES, Histories
@@ -61,13 +76,15 @@ def export_release(
         )
     fitted.vocabulary.save(folder / "vocabulary.json")
     behaviours = list(BEHAVIOUR_NAMES[: config.behaviours + 1])
-    features = {"max_history": config.max_history, "behaviours": behaviours, "padding": 0, "inputs": list(INPUTS)}
-    shapes: dict[str, list[Any]] = {name: ["batch", "length"] for name in INPUTS}
+    features: dict[str, Any] = {"max_history": config.max_history, "behaviours": behaviours, "padding": 0}
+    features["inputs"] = list(inputs_of(config.attributes))
     if fitted.features.attributes:
-        features["inputs"] = list(inputs_of(config.attributes))
         features["attributes"] = fitted.features.stated()
-        shapes[ATTRIBUTES] = ["batch", "length", len(config.attributes)]
     (folder / "features.json").write_text(json.dumps(features, separators=(",", ":")), encoding="utf-8")
+    rows = len(fitted.vocabulary) + 1
+    events: dict[str, list[Any]] = {name: ["batch", "length"] for name in INPUTS}
+    if config.attributes:
+        events[ATTRIBUTES] = ["batch", "length", len(config.attributes)]
     describe = {
         "architecture": {
             "type": config.model_type,
@@ -75,8 +92,18 @@ def export_release(
         },
         "vocabulary_version": fitted.vocabulary.version,
         "items": len(fitted.vocabulary),
-        "inputs": [{"name": name, "dtype": "int64", "shape": shape} for name, shape in shapes.items()],
-        "outputs": [{"name": OUTPUT, "dtype": "float32", "shape": ["batch", len(fitted.vocabulary)]}],
+        "inputs": [
+            *(_described(name, "int64", shape) for name, shape in events.items()),
+            _described(MASK, "float32", [rows]),
+            _described(EXCLUDED, "int64", ["batch", "excluded"]),
+            _described(K, "int64", [1]),
+        ],
+        "outputs": [
+            _described(BEST_ROWS, "int64", ["batch", "k"]),
+            _described(BEST_SCORES, "float32", ["batch", "k"]),
+            _described(SCORES, "float32", ["batch", rows]),
+            _described(STATE, "float32", ["batch", config.width]),
+        ],
         "max_history": config.max_history,
         "behaviours": behaviours,
         "modalities": ["id", *config.modalities],
@@ -94,31 +121,58 @@ def export_release(
 
 
 def export_graph(ranker: Ranker) -> onnx.ModelProto:
-    """The ranker's canonical ONNX graph; batch and length are dynamic, 1 included.
+    """The ranker's canonical ONNX graph, from events to the best items; batch and length are dynamic, 1 included.
 
     The example input is as small as can be (2 × 3): tracing time hardly depends on the weights, and sizes 0 and 1
     would be fixed into the graph.
     """
     example = torch.ones((2, 3), dtype=torch.int64)
-    names = inputs_of(ranker.config.attributes)
-    dynamic = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},) * len(names)
+    attributes = ranker.config.attributes
+    names = history_inputs(attributes)
     with torch.no_grad(), _quiet():
         plain = materialised(ranker)
-        arguments = tuple(example.clone() for _ in INPUTS)
-        if ranker.config.attributes:
-            arguments += (torch.ones((*example.shape, len(ranker.config.attributes)), dtype=torch.int64),)
-        program = torch.export.export(plain, arguments, dynamic_shapes=dynamic, strict=False)
+        arguments = [example.clone() for _ in INPUTS]
+        if attributes:
+            arguments.append(torch.ones((*example.shape, len(attributes)), dtype=torch.int64))
+        dynamic = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},) * len(names)
+        program = torch.export.export(
+            _Scored(plain),
+            (torch.zeros(plain.config.items + 1), *arguments),
+            dynamic_shapes=(None, dynamic),
+            strict=False,
+        )
         exported = torch.onnx.export(
             program,
             (),
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(names),
-            output_names=[OUTPUT],
+            input_names=[MASK, *names],
+            output_names=[SCORES, STATE],
             verbose=False,
         )
     assert exported is not None
-    return canonical(exported.model_proto)
+    network = exported.model_proto
+    inputs = {value.name: value for value in network.graph.input}
+    del network.graph.input[:]
+    network.graph.input.extend(inputs[name] for name in (*names, MASK))
+    return canonical(add_best(network))
+
+
+class _Scored(torch.nn.Module):
+    """All scores and the state that they are taken from; column r is row r of the vocabulary."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        super().__init__()
+        self._ranker = ranker
+
+    def forward(self, mask_V1: Tensor, *events: Tensor) -> tuple[Tensor, Tensor]:
+        state_BD = self._ranker.newest_state(*events)
+        table_VD, bias_V = self._ranker.scoring_table()
+        return torch.nn.functional.linear(state_BD, table_VD, bias_V + mask_V1), state_BD
+
+
+def _described(name: str, dtype: str, shape: list[Any]) -> dict[str, Any]:
+    return {"name": name, "dtype": dtype, "shape": shape}
 
 
 @contextlib.contextmanager

@@ -1,18 +1,71 @@
-"""An ONNX graph reduced to what it computes, so that equal models have equal bytes wherever they were exported."""
+"""An ONNX graph reduced to what it computes, so that equal models have equal bytes wherever they were exported.
+
+A release's graph goes from events to the best items. Shapes: V items of the vocabulary, A attributes, D width.
+
+    items, behaviours, ages   int64 [batch, length]     newest last, left-padded with 0
+    attributes                int64 [batch, length, A]  where the network knows any
+    excluded                  int64 [batch, excluded]   rows that this answer may not hold; 0 pads
+    mask                      float32 [V + 1]           added to all scores: 0, or −∞ for what nobody is shown
+    k                         int64 [1]                 how many, at most V + 1
+
+    best_rows, best_scores    int64, float32 [batch, k] best first, ties by row; a score of −∞: nothing was left
+    scores                    float32 [batch, V + 1]    by row; row 0 is padding
+    state                     float32 [batch, D]        scores = state · table + bias + mask
+"""
 
 from collections.abc import Collection
 
+import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 INPUTS = ("items", "behaviours", "ages")
 ATTRIBUTES = "attributes"
-"""[batch, length, A], where the network knows any."""
-OUTPUT = "scores"
+EXCLUDED, MASK, K = "excluded", "mask", "k"
+SCORES, STATE = "scores", "state"
+BEST_ROWS, BEST_SCORES = "best_rows", "best_scores"
+
+_AXES = {
+    **dict.fromkeys((*INPUTS, ATTRIBUTES), ("batch", "length")),
+    EXCLUDED: ("batch", "excluded"),
+    **dict.fromkeys((BEST_ROWS, BEST_SCORES), ("batch", "k")),
+    **dict.fromkeys((SCORES, STATE), ("batch",)),
+}
+
+
+def history_inputs(attributes: Collection[str]) -> tuple[str, ...]:
+    """What tells of the user, in the order of the network's arguments."""
+    return (*INPUTS, ATTRIBUTES) if attributes else INPUTS
 
 
 def inputs_of(attributes: Collection[str]) -> tuple[str, ...]:
-    """The graph's inputs, in the order of the network's arguments."""
-    return (*INPUTS, ATTRIBUTES) if attributes else INPUTS
+    """All of the graph's inputs, in order."""
+    return (*history_inputs(attributes), MASK, EXCLUDED, K)
+
+
+def add_best(network: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a network that ends in `scores`, with the exclusions and the choice of the best behind it."""
+    model = onnx.ModelProto()
+    model.CopyFrom(network)
+    graph = model.graph
+    for node in graph.node:
+        node.output[:] = ["all_scores" if name == SCORES else name for name in node.output]
+        node.input[:] = ["all_scores" if name == SCORES else name for name in node.input]
+    nothing = numpy_helper.from_array(np.array(-np.inf, np.float32), "nothing")
+    graph.initializer.append(nothing)
+    graph.node.extend(
+        [
+            helper.make_node("Shape", [EXCLUDED], ["excluded_shape"]),
+            helper.make_node("Expand", ["nothing", "excluded_shape"], ["excluded_scores"]),
+            helper.make_node("ScatterElements", ["all_scores", EXCLUDED, "excluded_scores"], [SCORES], axis=1),
+            helper.make_node("TopK", [SCORES, K], [BEST_SCORES, BEST_ROWS], axis=1),
+        ]
+    )
+    graph.input.append(helper.make_tensor_value_info(EXCLUDED, TensorProto.INT64, _AXES[EXCLUDED]))
+    graph.input.append(helper.make_tensor_value_info(K, TensorProto.INT64, [1]))
+    graph.output.insert(0, helper.make_tensor_value_info(BEST_SCORES, TensorProto.FLOAT, _AXES[BEST_SCORES]))
+    graph.output.insert(0, helper.make_tensor_value_info(BEST_ROWS, TensorProto.INT64, _AXES[BEST_ROWS]))
+    return model
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -51,8 +104,6 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
     for value in [*graph.input, *graph.output]:
         value.ClearField("doc_string")
         value.ClearField("metadata_props")
-        dimensions = value.type.tensor_type.shape.dim
-        dimensions[0].dim_param = "batch"
-        if value.name != OUTPUT:
-            dimensions[1].dim_param = "length"
+        for dimension, axis in zip(value.type.tensor_type.shape.dim, _AXES.get(value.name, ()), strict=False):
+            dimension.dim_param = axis
     return plain

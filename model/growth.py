@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from model.modalities.fusion import ItemVectors
 from model.modalities.material import Modality
 from model.network.config import RankerConfig
 from model.network.ranker import Ranker
@@ -28,12 +29,35 @@ def grow(
     sequences, else as the mean of all known items; its bias as the mean bias.
     """
     known = ranker.config.items
-    weights = {name: tensor.detach().clone() for name, tensor in ranker.state_dict().items()}
     start_RD = _neighbour_mean(ranker.item_table.materialised().weight.detach().numpy(), known, items, row_N, user_N)
     table = ranker.item_table.grown(items, start_RD=torch.from_numpy(start_RD), modalities=modalities)
+    return _with_items(ranker, table, known=ranker.item_bias)
+
+
+def newcomers(
+    ranker: Ranker, *, items: int, start_RD: np.ndarray | None = None, modalities: Mapping[str, Modality]
+) -> Ranker:
+    """The rows that `grow` would append for `items` new items, as a ranker that knows no others.
+
+    It costs what the new items cost, however many are known. `modalities` stand beside the new items alone; one
+    without a vector starts from its row of `start_RD`, None being allowed where each has one.
+    """
+    start = torch.zeros(items, ranker.config.width) if start_RD is None else torch.from_numpy(start_RD)
+    table = ranker.item_table.without_items().grown(items, start_RD=start, modalities=modalities)
+    return _with_items(ranker, table, known=ranker.item_bias[:1])
+
+
+def _with_items(ranker: Ranker, table: ItemVectors, *, known: torch.Tensor) -> Ranker:
+    """`ranker` over `table`, with the biases `known` (padding first) and for each further item the ranker's mean."""
+    items = table.num_embeddings - 1
+    weights = {
+        name: tensor.detach().clone()
+        for name, tensor in ranker.state_dict().items()
+        if not name.startswith("item_table.")
+    }
     weights |= {f"item_table.{name}": tensor for name, tensor in table.state_dict().items()}
-    bias = weights["item_bias"]
-    weights["item_bias"] = torch.cat([bias, bias[1:].mean().expand(items - known)])
+    mean = ranker.item_bias.detach()[1:].mean()
+    weights["item_bias"] = torch.cat([known.detach().clone(), mean.expand(items + 1 - len(known))])
     with torch.device("meta"):
         grown = Ranker(RankerConfig.from_dict(ranker.config.to_dict() | {"items": items}))
     grown.load_state_dict(weights, assign=True)

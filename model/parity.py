@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import onnxruntime
 import torch
 
-from model.graph import OUTPUT, inputs_of
+from model.graph import BEST_ROWS, EXCLUDED, MASK, SCORES, K, history_inputs
 from model.inputs import Inputs
 from model.network.ranker import Ranker
+from model.runtime import onnxruntime
 
 BATCHES = (1, 2, 7, 32)
 LENGTHS = (1, 2, 7)
@@ -67,21 +67,26 @@ def measure_parity(
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(seed)
+    mask_V1 = np.zeros(next(value for value in session.get_inputs() if value.name == MASK).shape, np.float32)
+    mask_V1[0] = -np.inf
+    top = min(TOP, len(mask_V1) - 1)
     cases = []
-    for inputs in _inputs(ranker, sequences, rng):
-        (theirs_BV,) = session.run(
-            [OUTPUT], dict(zip(inputs_of(ranker.config.attributes), inputs.arrays(), strict=True))
-        )
+    for inputs in stretches(ranker, sequences, rng):
         with torch.inference_mode():
             ours_BV = ranker(*map(torch.from_numpy, inputs.arrays())).numpy()
-        cases.append(_compare(ours_BV, theirs_BV, *inputs.row_BL.shape))
+        batch = len(inputs.row_BL)
+        feed = dict(zip(history_inputs(ranker.config.attributes), inputs.arrays(), strict=True))
+        feed |= {MASK: mask_V1, EXCLUDED: np.zeros((batch, 1), np.int64), K: np.array([top], np.int64)}
+        theirs_BV, best_BK = session.run([SCORES, BEST_ROWS], feed)
+        cases.append(_compare(ours_BV, theirs_BV[:, 1:], best_BK - 1, length=inputs.row_BL.shape[1]))
     rows = np.array([case.batch for case in cases])
     worst = max(case.max_abs_diff for case in cases)
     agreement = float(np.average([case.top10_agreement for case in cases], weights=rows))
     return Parity(worst, agreement, tuple(cases), holds=bool(worst <= max_abs and agreement >= top10))
 
 
-def _inputs(ranker: Ranker, sequences: list[Sequence], rng: np.random.Generator) -> Iterator[Inputs]:
+def stretches(ranker: Ranker, sequences: list[Sequence], rng: np.random.Generator) -> Iterator[Inputs]:
+    """What a ranker is asked with, at every batch size and length: parts of `sequences`; by chance, without any."""
     config = ranker.config
     for batch in BATCHES:
         for length in sorted({min(length, config.max_history) for length in (*LENGTHS, config.max_history)}):
@@ -103,11 +108,12 @@ def _inputs(ranker: Ranker, sequences: list[Sequence], rng: np.random.Generator)
             yield inputs
 
 
-def _compare(ours_BV: np.ndarray, theirs_BV: np.ndarray, batch: int, length: int) -> ParityCase:
+def _compare(ours_BV: np.ndarray, theirs_BV: np.ndarray, best_BK: np.ndarray, *, length: int) -> ParityCase:
+    """`best_BK`: the columns that the graph itself chose."""
+    batch, top = best_BK.shape
     if ours_BV.shape != theirs_BV.shape:
         return ParityCase(batch, length, float("inf"), 0.0)
     difference = float(np.abs(ours_BV - theirs_BV).max())
-    top = min(TOP, ours_BV.shape[1])
-    ours, theirs = (np.argsort(-score_BV, axis=1, kind="stable")[:, :top] for score_BV in (ours_BV, theirs_BV))
-    shared = [len(np.intersect1d(a, b)) / top for a, b in zip(ours, theirs, strict=True)]
+    ours_BK = np.argsort(-ours_BV, axis=1, kind="stable")[:, :top]
+    shared = [len(np.intersect1d(ours, theirs)) / top for ours, theirs in zip(ours_BK, best_BK, strict=True)]
     return ParityCase(batch, length, difference if np.isfinite(difference) else float("inf"), float(np.mean(shared)))

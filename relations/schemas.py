@@ -90,7 +90,7 @@ EXPOSURES = _schema(
         ("policy", pa.string(), False),
         ("surface", pa.string(), False),
         ("trial", pa.string(), True),
-        ("variant", pa.string(), False),  # champion, challenger, popularity; logged: by another system
+        ("variant", pa.string(), False),  # champion, challenger, interleaved, popularity; logged: by another system
         ("allocation", pa.float64(), False),  # share of users that the challenger gets
         ("assignment_reason", pa.string(), False),
         ("champion_epoch", pa.int64(), False),

@@ -1,137 +1,76 @@
-"""The server process: one a home, loopback only, gone without a trace when told to stop."""
+"""The server process: one a home, or several that share users' state; beyond loopback only with API keys; gone without
+a trace when told to stop.
+"""
 
-import argparse
 import ipaddress
-import json
-import logging
-import os
-import signal
 import socket
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import uvicorn
 from filelock import FileLock, Timeout
 
-from relations.errors import DependencyFailed, RatchetError, UsageError
+from relations.errors import UsageError
 from serving.app import create_app
+from serving.listening import listen, serve_home
+from stores.api_keys import KeyRing
 from stores.home import Home
-from stores.settings import Settings, find_settings, load_settings
+from stores.settings import Settings
 
-_LOG = logging.getLogger(__name__)
+DRAIN_SECONDS = 5
+"""Open requests have this long to be answered after a signal; the logs' last rows are written after that."""
 
 
 def run(home: Home, settings: Settings, *, host: str | None = None, port: int | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then hand over the logs and return.
 
     `host` and `port` override the settings; port 0 takes a free one. `run/serving.json` names process and port, from
-    when the server listens until it stops. Raises UsageError for an address that is not loopback or where the home is
-    served already, DependencyFailed where the port is taken, the disk refuses, or the device is missing.
+    when the server listens until it stops; those of any further server are in `run/serving-<machine>-<port>.json`.
+    Raises UsageError for an address beyond loopback without API keys, or where the home is served already and users'
+    state is not shared, DependencyFailed where the port is taken, the disk refuses, or the device is missing.
     """
-    address = _loopback(settings.serving.host if host is None else host)
+    address = _address(settings.serving.host if host is None else host, open_home=KeyRing(home.api_keys).open)
     lock = FileLock(home.run / "serving.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise UsageError(
-            f"{home.root}: is served already, see {home.run / 'serving.json'}; stop that server"
-        ) from error
+        # In a simulation request ids follow from user and time: two servers would give the same ones.
+        if not settings.serving.user_state or settings.home.clock == "request":
+            raise UsageError(
+                f"{home.root}: is served already, see {home.run / 'serving.json'}; stop that server, or let several "
+                "share users' state: [serving] user_state = redis://…, which a simulation cannot"
+            ) from error
     try:
-        _serve(home, settings, address, settings.serving.port if port is None else port)
+        _serve(home, settings, address, settings.serving.port if port is None else port, first=lock.is_locked)
     finally:
         lock.release()
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, but: tells where it listens once it does, keeps the startup's error, and returns after a signal."""
+def _serve(home: Home, settings: Settings, address: str, port: int, *, first: bool) -> None:
+    def announced(bound: int) -> Path:
+        return home.run / ("serving.json" if first else f"serving-{socket.gethostname()}-{bound}.json")
 
-    def __init__(self, config: uvicorn.Config, *, announcement: Path) -> None:
-        super().__init__(config)
-        self._announcement = announcement
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        assert sockets is not None
-        host, port = sockets[0].getsockname()[:2]
-        stated = {"pid": os.getpid(), "host": host, "port": port}
-        temporary = self._announcement.with_suffix(".part")
-        temporary.write_text(json.dumps(stated) + "\n")
-        temporary.replace(self._announcement)
-        _LOG.info("serving on port %d of %s", port, host)
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        # uvicorn's own raises the signal again at the end, which would kill us before we have cleaned up.
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        former = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for one, handler in former.items():
-                signal.signal(one, handler)
+    # A browser cannot show a key when it opens a page. The page says nothing of this home, but beyond it is asked for.
+    app = create_app(home, settings, open_pages=ipaddress.ip_address(address).is_loopback)
+    listen(app, address=address, port=port, announced=announced, drain_seconds=DRAIN_SECONDS)
 
 
-def _serve(home: Home, settings: Settings, address: str, port: int) -> None:
-    announcement = home.run / "serving.json"
-    app = create_app(home, settings)
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="on", server_header=False, timeout_graceful_shutdown=5
-    )
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    # asyncio switches Nagle's algorithm off only where the protocol is stated; with it each answer takes 40 ms.
-    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((address, port))
-        except OSError as error:
-            raise DependencyFailed(
-                f"{address}:{port}: cannot listen: {error.strerror}; take another --port, 0 takes a free one"
-            ) from error
-        try:
-            _Server(config, announcement=announcement).run(sockets=[listener])
-        except SystemExit as error:
-            failure = getattr(app.state, "failure", None)
-            raise failure or DependencyFailed(f"{home.root}: the server did not start; its log says why") from error
-        finally:
-            announcement.unlink(missing_ok=True)
-
-
-def _loopback(host: str) -> str:
-    """The address of `host`. Refuses every other than loopback: the API has no authentication."""
+def _address(host: str, *, open_home: bool) -> str:
+    """The address of `host`. Refuses every other than loopback while `open_home`: anybody could ask for anything."""
     try:
         address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
-        address = None
-    if address is None or not address.is_loopback:
-        raise UsageError(f"[serving] host = {host!r}: loopback only, as there is no authentication; use 127.0.0.1")
+        raise UsageError(f"[serving] host = {host!r}: is no address; write one, as 127.0.0.1 or 0.0.0.0") from None
+    if open_home and not address.is_loopback:
+        raise UsageError(
+            f"[serving] host = {host!r}: loopback only, as no API key was made; use 127.0.0.1, or make a key with "
+            "`ratchet keys add`"
+        )
     return str(address)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m serving.run --home DIR [--config FILE] [--host HOST] [--port N]`; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m serving.run", description="Answer recommendation requests.")
-    parser.add_argument("--home", type=Path, default=Path(".ratchet"))
-    parser.add_argument("--config", type=Path)
-    parser.add_argument("--host")
-    parser.add_argument("--port", type=int)
-    stated = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    try:
-        run(
-            Home.open(stated.home),
-            load_settings(find_settings(stated.home, stated.config)),
-            host=stated.host,
-            port=stated.port,
-        )
-    except RatchetError as error:
-        sys.stderr.write(f"ratchet: {error}\n")
-        return error.exit_code
-    return 0
+    return serve_home(run, arguments, prog="serving.run", description="Answer recommendation requests.")
 
 
 if __name__ == "__main__":

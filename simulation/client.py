@@ -100,21 +100,26 @@ class RecommendClient:
             body["surface"] = surface
         answer = self._post("/v1/recommend", body, now)
         try:
-            shown, model = answer["items"], answer["model"]
-            slate = Slate(
-                request_id=answer["request_id"],
-                item_ids=tuple(item["item_id"] for item in shown),
-                tokens=tuple(item["token"] for item in shown),
-                propensities=tuple(item["propensity"] for item in shown),
-                arm=model["arm"],
-                trial=model["trial"],
-                digest=model["digest"],
-                version=model["version"],
-            )
+            slate = _slate(answer)
         except (KeyError, TypeError) as error:
             raise self._failed(f"/v1/recommend: answer lacks {error}") from error
         self.counts.recommendations += 1
         return slate
+
+    def recommend_many(self, requests: Sequence[Mapping[str, Any]], *, now: str | None = None) -> list[Slate]:
+        """Up to 64 bodies of /v1/recommend in one request; their answers in this order.
+
+        Raises RequestFailed where one of them was refused: its users were shown nothing, the others were.
+        """
+        answer = self._post("/v1/recommend/batch", {"requests": list(requests)}, now)
+        try:
+            slates = [_slate(each) for each in answer["answers"]]
+        except (KeyError, TypeError) as error:
+            raise self._failed(f"/v1/recommend/batch: an answer lacks {error}: {str(answer)[:200]}") from error
+        if len(slates) != len(requests):
+            raise self._failed(f"/v1/recommend/batch: {len(slates)} answers to {len(requests)} requests")
+        self.counts.recommendations += len(slates)
+        return slates
 
     def feedback(self, events: Sequence[Mapping[str, Any]], *, now: str | None = None) -> Receipt:
         """Send events (token?, event_id?, user_id, item_id, behaviour, value?, event_time). Raises RequestFailed."""
@@ -185,3 +190,18 @@ class RecommendClient:
         self.counts.last_failure = message
         self.close()
         return RequestFailed(f"http://{self._host}:{self._port}{message}; is `ratchet serve` running there?")
+
+
+def _slate(answer: Mapping[str, Any]) -> Slate:
+    """Raises KeyError or TypeError for what is no answer."""
+    shown, model = answer["items"], answer["model"]
+    return Slate(
+        request_id=answer["request_id"],
+        item_ids=tuple(item["item_id"] for item in shown),
+        tokens=tuple(item["token"] for item in shown),
+        propensities=tuple(item["propensity"] for item in shown),
+        arm=model["arm"],
+        trial=model["trial"],
+        digest=model["digest"],
+        version=model["version"],
+    )

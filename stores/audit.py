@@ -12,8 +12,13 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select
 
+from stores.audit_approvals import approval_problems
+from stores.audit_break_glass import glass_problems
+from stores.audit_differences import differing
+from stores.audit_people import people_problems
+from stores.audit_trials import trial_problems
 from stores.ledger_records import AuditEntry, canonical_json, sha256, stamp
-from stores.ledger_tables import audits, champions, deltas, evidence, reigns, standings, trials, versions
+from stores.ledger_tables import audits, champions, deltas, reigns, standings, versions
 
 GENESIS = "0" * 64
 
@@ -47,7 +52,8 @@ def read_audit(tx: Connection) -> tuple[AuditEntry, ...]:
 def find_problems(tx: Connection) -> list[str]:
     """Recompute everything that is hashed and replay the record against the tables; empty when all agree."""
     entries = read_audit(tx)
-    replayed = (_champions, _versions, _trials, _standings, _deltas)
+    people = (people_problems, approval_problems, glass_problems)
+    replayed = (_champions, _versions, trial_problems, *people, _standings, _deltas)
     return [*_chain(entries), *(problem for replay in replayed for problem in replay(tx, entries))]
 
 
@@ -124,7 +130,7 @@ def _standings(tx: Connection, entries: tuple[AuditEntry, ...]) -> list[str]:
         }
         for row in tx.execute(select(standings))
     }
-    return _differing(held, said)
+    return differing(held, said)
 
 
 def standing_facts(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -144,7 +150,7 @@ def _deltas(tx: Connection, entries: tuple[AuditEntry, ...]) -> list[str]:
         f"delta {row.sequence} of standing approval {row.standing}": delta_facts_of(row._mapping)
         for row in tx.execute(select(deltas))
     }
-    return _differing(held, said)
+    return differing(held, said)
 
 
 def delta_facts_of(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -156,54 +162,10 @@ def delta_facts_of(row: Mapping[Any, Any]) -> dict[str, Any]:
 def _versions(tx: Connection, entries: tuple[AuditEntry, ...]) -> list[str]:
     said = {entry.subject: entry.payload for entry in entries if entry.action == "record_version"}
     held = {f"version {row.version}": version_facts(row._mapping) for row in tx.execute(select(versions))}
-    return _differing(held, said)
-
-
-def _differing(held: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name}: the ledger holds {held.get(name)}, the audit says {said.get(name)}"
-        for name in sorted(held.keys() | said.keys())
-        if held.get(name) != said.get(name)
-    ]
+    return differing(held, said)
 
 
 def version_facts(row: Mapping[Any, Any]) -> dict[str, Any]:
     """What an audit entry says of a version: all that the gate leans on."""
     named = ("version", "digest", "mode", "parent", "events_version", "items_version", "offline_passed", "submitter")
     return {name: row[name] for name in named}
-
-
-def trial_facts(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """What an audit entry says of a trial at its opening, and nothing may change after."""
-    named = ("surface", "challenger", "challenger_digest", "champion", "champion_digest", "champion_epoch")
-    return {name: row[name] for name in (*named, "config_hash", "salt", "allocation", "submitter", "offline_worse")}
-
-
-def _trials(tx: Connection, entries: tuple[AuditEntry, ...]) -> list[str]:
-    states = {entry.payload["trial"]: entry.payload["state"] for entry in entries if "state" in entry.payload}
-    opened = {
-        entry.payload["trial"]: {name: value for name, value in entry.payload.items() if name not in ("trial", "state")}
-        for entry in entries
-        if entry.action == "open_trial"
-    }
-    looks = {
-        (entry.payload["trial"], entry.payload["evidence"]): entry.time
-        for entry in entries
-        if entry.action == "record_evidence"
-    }
-    problems = []
-    for row in tx.execute(select(trials).order_by(trials.c.opened)):
-        if sha256(row.config) != row.config_hash:
-            problems.append(f"trial {row.id}: its configuration is not the one that was frozen")
-        if opened.get(row.id) != trial_facts(row._mapping):
-            problems.append(f"trial {row.id}: is not the trial that was opened")
-        if states.pop(row.id, None) != row.state:
-            problems.append(f"trial {row.id}: its state {row.state} is not the one in the audit")
-    problems += [f"trial {name}: in the audit, and gone from the ledger" for name in states]
-    for row in tx.execute(select(evidence).order_by(evidence.c.trial, evidence.c.number)):
-        if sha256(row.evidence) != row.sha256 or json.loads(row.evidence).get("decision") != row.decision:
-            problems.append(f"trial {row.trial}: evidence {row.number} was changed after it was recorded")
-        if looks.pop((row.trial, row.sha256), None) != row.recorded:
-            problems.append(f"trial {row.trial}: evidence {row.number} is not as the audit has it")
-    problems += [f"trial {name}: evidence {digest[:12]}… is gone from the ledger" for name, digest in sorted(looks)]
-    return problems

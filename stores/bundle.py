@@ -1,7 +1,8 @@
 """Release bundles: one folder a digest, written once, verified byte by byte before anything in it is opened.
 
 `releases/<digest>/` holds the content files, `manifest.json` (what they are, with the SHA-256 and size of each) and
-`attestation.json` (measurements, times and versions: what was observed about the content, outside the digest).
+`attestation.json` (measurements, times and versions: what was observed about the content, outside the digest). It may
+hold `signature.json`, outside the digest too, which `stores.signatures` writes and judges.
 
     digest = SHA-256(canonical JSON of the manifest without its `digest`)
 
@@ -26,6 +27,7 @@ from relations.errors import DataRejected, DependencyFailed, RatchetError, Usage
 FORMAT = 1
 MANIFEST = "manifest.json"
 ATTESTATION = "attestation.json"
+SIGNATURE = "signature.json"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ABANDONED_SECONDS = 24 * 3600.0
 
@@ -63,8 +65,8 @@ def write_bundle(files: Path, *, describe: Mapping[str, Any], releases: Path, at
 
     `describe` is added to the manifest (it may not name `format`, `digest` or `files`). Written under a hidden name,
     then renamed: nobody sees half a bundle. Idempotent: the same content gives the same digest, and the bundle that
-    is there already stays, with its attestation. Raises UsageError for links or reserved names in `files`,
-    DependencyFailed for the disk, DataRejected where a damaged bundle holds the place.
+    is there already stays, with its attestation and its signature. Raises UsageError for links or reserved names in
+    `files`, DependencyFailed for the disk, DataRejected where a damaged bundle holds the place.
     """
     if reserved := sorted({"format", "digest", "files"} & set(describe)):
         raise UsageError(f"describe names {', '.join(reserved)}, which the bundle states itself; leave them out")
@@ -73,16 +75,18 @@ def write_bundle(files: Path, *, describe: Mapping[str, Any], releases: Path, at
         releases.mkdir(parents=True, exist_ok=True)
         _sweep(releases)
         names = _regular_files(files)
-        if not names or {MANIFEST, ATTESTATION} & set(names):
-            raise UsageError(f"{files}: holds {names}; give content files, none named {MANIFEST} or {ATTESTATION}")
+        if not names or {MANIFEST, ATTESTATION, SIGNATURE} & set(names):
+            raise UsageError(
+                f"{files}: holds {names}; give content files, none named {MANIFEST}, {ATTESTATION} or {SIGNATURE}"
+            )
         temporary.mkdir()
         entries = {name: _copy(files / name, temporary / name) for name in names}
         content = {**describe, "format": FORMAT, "files": entries}
-        digest = hashlib.sha256(_canonical(content)).hexdigest()
-        _write(temporary / MANIFEST, _canonical({**content, "digest": digest}))
+        digest = hashlib.sha256(canonical(content)).hexdigest()
+        _write(temporary / MANIFEST, canonical({**content, "digest": digest}))
         stated = {**attestation, "digest": digest}
         stated["checksum"] = _checksum(stated)
-        _write(temporary / ATTESTATION, _canonical(stated))
+        _write(temporary / ATTESTATION, canonical(stated))
         target = releases / digest
         if not target.exists():
             try:
@@ -96,6 +100,24 @@ def write_bundle(files: Path, *, describe: Mapping[str, Any], releases: Path, at
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return open_bundle(releases, digest)
+
+
+def add_signature(bundle: Bundle, stated: Mapping[str, Any]) -> None:
+    """Put `signature.json` into the bundle's folder, whole or not at all, in place of a former one.
+
+    It is written beside the folder: a reader would take a file that is being written there for damage. Raises
+    DependencyFailed for the disk.
+    """
+    temporary = bundle.folder.parent / f".part-{os.getpid()}-{time.time_ns()}"
+    try:
+        temporary.mkdir()
+        _write(temporary / SIGNATURE, canonical(stated))
+        (temporary / SIGNATURE).replace(bundle.folder / SIGNATURE)
+        _sync_folder(bundle.folder)
+    except OSError as error:
+        raise DependencyFailed(f"{bundle.folder}: cannot be signed: {error.strerror}; free or mend the disk") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def open_bundle(releases: Path, digest: str) -> Bundle:
@@ -126,7 +148,7 @@ def _verified(folder: Path, digest: str) -> Bundle:
     found = _regular_files(folder, refuse=DataRejected)
     manifest = _read_canonical(folder / MANIFEST)
     content = {key: value for key, value in manifest.items() if key != "digest"}
-    if manifest.get("digest") != digest or hashlib.sha256(_canonical(content)).hexdigest() != digest:
+    if manifest.get("digest") != digest or hashlib.sha256(canonical(content)).hexdigest() != digest:
         raise _damaged(folder, f"{MANIFEST} does not have the digest of its folder")
     if manifest.get("format") != FORMAT:
         raise DataRejected(f"{folder}: bundle format {manifest.get('format')!r}, this version reads {FORMAT}")
@@ -135,7 +157,7 @@ def _verified(folder: Path, digest: str) -> Bundle:
         raise _damaged(folder, f"{MANIFEST} names no files")
     for name in files:
         _check_path(folder, name)
-    if extra := sorted(set(found) ^ {*files, MANIFEST, ATTESTATION}):
+    if extra := sorted((set(found) - {SIGNATURE}) ^ {*files, MANIFEST, ATTESTATION}):
         raise _damaged(folder, f"its files and {MANIFEST} disagree on {extra[0]!r}")
     for name, entry in files.items():
         if {"sha256": _sha256(folder / name), "bytes": (folder / name).stat().st_size} != entry:
@@ -172,7 +194,7 @@ def _regular_files(folder: Path, *, refuse: type[RatchetError] = UsageError) -> 
     return sorted(names)
 
 
-def _canonical(stated: Mapping[str, Any]) -> bytes:
+def canonical(stated: Mapping[str, Any]) -> bytes:
     """One rendering a value: sorted keys, two spaces, ASCII. Raises ValueError for NaN or infinity."""
     return (json.dumps(stated, sort_keys=True, indent=2, allow_nan=False) + "\n").encode("ascii")
 
@@ -181,7 +203,7 @@ def _read_canonical(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     try:
         stated = json.loads(content)
-        if isinstance(stated, dict) and _canonical(stated) == content:
+        if isinstance(stated, dict) and canonical(stated) == content:
             return stated
     except (ValueError, RecursionError):
         pass
@@ -189,7 +211,7 @@ def _read_canonical(path: Path) -> dict[str, Any]:
 
 
 def _checksum(attestation: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_canonical({k: v for k, v in attestation.items() if k != "checksum"})).hexdigest()
+    return hashlib.sha256(canonical({k: v for k, v in attestation.items() if k != "checksum"})).hexdigest()
 
 
 def _copy(source: Path, target: Path) -> dict[str, Any]:

@@ -1,16 +1,20 @@
 """Moving the champion, inside a ledger transaction: the compare-and-swap and the history that a rollback walks."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from stores.audit import append_audit
 from stores.failpoints import reach
 from stores.ledger_records import Champion, Reign, stamp, unstamp
-from stores.ledger_tables import champions, reigns
+from stores.ledger_tables import approvals, champions, glass, reigns, trials
+from stores.ledger_tables import evidence as looks
 
 PROMOTING_STEPS = ("bootstrap", "promote")
+BREAK_GLASS = "break_glass"
+"""How a champion came to be that two people put in charge without a trial, for some hours."""
 
 
 def read_champion(tx: Connection, surface: str) -> Champion | None:
@@ -19,7 +23,7 @@ def read_champion(tx: Connection, surface: str) -> Champion | None:
 
 
 def read_reigns(tx: Connection, surface: str) -> tuple[Reign, ...]:
-    """Oldest first."""
+    """Oldest first, without their approvers: servers ask every second, and need none."""
     rows = tx.execute(select(reigns).where(reigns.c.surface == surface).order_by(reigns.c.epoch))
     return tuple(
         Reign(
@@ -34,6 +38,14 @@ def read_reigns(tx: Connection, surface: str) -> tuple[Reign, ...]:
             restores=row.restores,
         )
         for row in rows
+    )
+
+
+def read_history(tx: Connection, surface: str) -> tuple[Reign, ...]:
+    """Oldest first, each with everybody who approved it."""
+    several = _approvers(tx, surface)
+    return tuple(
+        replace(reign, approvers=several.get(reign.epoch, (reign.actor,))) for reign in read_reigns(tx, surface)
     )
 
 
@@ -91,6 +103,7 @@ def move_champion(
         swap = update(champions).where(champions.c.surface == surface, champions.c.epoch == expected)
         if tx.execute(swap.values(**stated)).rowcount != 1:
             return None
+    reach("decide.moved")
     tx.execute(
         insert(reigns).values(
             surface=surface, how=how, actor=actor, reason=reason, trial=trial, restores=restores, **stated
@@ -107,6 +120,26 @@ def move_champion(
     append_audit(tx, actor=actor, action=how, subject=subject, payload=payload, now=now)
     reach("decide.swapped")
     return Champion(version, digest, epoch, now)
+
+
+def _approvers(tx: Connection, surface: str) -> dict[int, tuple[str, ...]]:
+    """Epochs that several people may have made → all of them, the last to approve at the end."""
+    newest = select(looks.c.trial, func.max(looks.c.number).label("number")).group_by(looks.c.trial).subquery()
+    promoted = (
+        select(trials.c.promoted_epoch, approvals.c.name)
+        .join(newest, newest.c.trial == trials.c.id)
+        .join(looks, (looks.c.trial == newest.c.trial) & (looks.c.number == newest.c.number))
+        .join(approvals, (approvals.c.trial == trials.c.id) & (approvals.c.evidence == looks.c.sha256))
+        .where(trials.c.surface == surface, trials.c.promoted_epoch.is_not(None))
+        .order_by(approvals.c.given, approvals.c.person)
+    )
+    found: dict[int, tuple[str, ...]] = {}
+    for epoch, name in tx.execute(promoted):
+        found[epoch] = (*found.get(epoch, ()), name)
+    broken = select(glass.c.epoch, glass.c.asked_by, glass.c.confirmed_by).where(
+        glass.c.surface == surface, glass.c.epoch.is_not(None)
+    )
+    return found | {row.epoch: (row.asked_by, row.confirmed_by) for row in tx.execute(broken)}
 
 
 def _facts(champion: Champion) -> dict[str, Any]:

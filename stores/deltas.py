@@ -28,7 +28,7 @@ import numpy.typing as npt
 from relations.errors import DataRejected, UsageError
 from stores.bundle import Bundle, write_bundle
 from stores.initializers import EXTERNAL, Initializer, find_initializers
-from stores.ledger_records import DeltaFacts
+from stores.standing_records import DeltaFacts
 
 KIND = "delta"
 _GRAPH, _LAYOUT, _ROWS = "model.onnx", "delta.json", "rows.bin"

@@ -33,6 +33,19 @@ PRIVACY: tuple[str, ...] = (
     "privacy.receipt",  # the receipt is filed, the order still there
 )
 
+PROMOTION: tuple[str, ...] = (
+    "decide.checked",  # the bundle is verified, the ledger not asked yet
+    "decide.approved",  # an approval's row is written; those of a quorum that does not suffice are committed next
+    "decide.moved",  # the champion's row is changed, its history and the audit are not yet
+    "decide.swapped",  # all of it is, inside the ledger's transaction
+    "decide.committed",
+    "mirror.compared",  # what MLflow is to show is known
+    "mirror.begun",  # and written down
+    "mirror.tags",  # MLflow's tags are set, its aliases not yet
+    "mirror.aliases",  # all is shown, and not yet written down as such
+    "decide.mirrored",  # the command's work is done but for its answer and the beginning of the bake
+)
+
 
 def reach(name: str) -> None:
     """End the process here if the environment says so."""

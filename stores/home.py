@@ -137,6 +137,11 @@ class Home:
         return self.root / "keys"
 
     @property
+    def api_keys(self) -> Path:
+        """Hashes of the recommend API's keys; absent while the API is open."""
+        return self.keys / "api_keys.json"
+
+    @property
     def serving(self) -> Path:
         """User state (SQLite) and the popularity list that answers while there is no champion."""
         return self.root / "serving"
@@ -172,5 +177,40 @@ class Home:
         return self.serving / "user_state.db"
 
     @property
+    def preferences(self) -> Path:
+        """What users control, a file each. Not to be deleted: nothing rebuilds it."""
+        return self.serving / "preferences"
+
+    @property
     def popularity(self) -> Path:
         return self.serving / "popularity.json"
+
+    @property
+    def kill_switch(self) -> Path:
+        """Trials that were killed, for serving to see without the ledger."""
+        return self.serving / "kill-switch.json"
+
+    @property
+    def facts(self) -> Path:
+        """What the flows tell serving of the data, for those who watch it."""
+        return self.serving / "facts.json"
+
+    @property
+    def side_indexes(self) -> Path:
+        """Rows of items that came after a release, one folder a digest."""
+        return self.serving / "side"
+
+    @property
+    def side_in_force(self) -> Path:
+        """Which side indexes are in force, by the release that they belong to."""
+        return self.serving / "side.json"
+
+    @property
+    def catalogue(self) -> Path:
+        """What serving knows of items: categories, prices, what is offered."""
+        return self.serving / "catalogue.npz"
+
+    @property
+    def blocklist(self) -> Path:
+        """Items that nobody may be shown."""
+        return self.serving / "blocklist.json"

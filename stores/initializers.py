@@ -36,7 +36,7 @@ class Initializer:
     def size(self) -> int:
         return 4 * int(np.prod(self.shape, dtype=np.int64))
 
-    def read(self, content: bytes) -> npt.NDArray[np.float32]:
+    def read(self, content: bytes | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Its values in `content`, the bytes of the file that holds it; a view, not to be written to."""
         if self.offset + self.size > len(content):
             raise DataRejected(f"initializer {self.name}: ends beyond its file; export the model again")

@@ -1,43 +1,8 @@
-"""The ledger's tables, and how its database is opened: SQLite in WAL mode with immediate writes, or PostgreSQL.
-
-Times are text in UTC (`stamp`), JSON is canonical text, so that what was hashed is what is stored.
+"""The ledger's tables. Times are text in UTC (`stamp`), JSON is canonical text, so that what was hashed is what is
+stored. How the database is opened and brought up to date: `ledger_database.py`.
 """
 
-import sqlite3
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
-from sqlalchemy import (
-    Boolean,
-    Column,
-    Connection,
-    Engine,
-    Float,
-    Integer,
-    MetaData,
-    NullPool,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-    create_engine,
-    event,
-    insert,
-    inspect,
-    select,
-    update,
-)
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
-
-from relations.errors import DependencyFailed, SettingsError, UsageError
-
-SCHEMA = 2
-"""1 had no standing approvals and deltas. A newer schema only adds tables: an older ledger gets them when opened."""
-_EXTENDED = ("1",)
-BUSY_SECONDS = 10.0
+from sqlalchemy import Boolean, Column, Float, Integer, MetaData, String, Table, Text, UniqueConstraint
 
 metadata = MetaData()
 
@@ -124,6 +89,38 @@ evidence = Table(
     UniqueConstraint("trial", "sha256"),
 )
 
+stages = Table(
+    "trial_stages",
+    metadata,
+    Column("trial", String, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("mode", String, nullable=False),
+    Column("allocation", Float, nullable=False),
+    Column("since", String, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+challengers = Table(  # those after the first, which `trial` has
+    "trial_challengers",
+    metadata,
+    Column("trial", String, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("name", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("digest", String, nullable=False),
+    UniqueConstraint("trial", "name"),
+)
+
+outs = Table(  # challengers that a look has rejected while their trial went on
+    "trial_out",
+    metadata,
+    Column("trial", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("digest", String, nullable=False),
+    Column("look", Integer, nullable=False),
+)
+
 audits = Table(
     "audit",
     metadata,
@@ -176,115 +173,95 @@ deltas = Table(
 )
 
 
-class Database:
-    """Transactions on one ledger. The file and its tables are made at the first use, not before."""
+people = Table(
+    "person",
+    metadata,
+    Column("key", String, primary_key=True),  # `people.key_of(name)`: one person has one, however the name is written
+    Column("name", String, nullable=False),
+    Column("roles", Text, nullable=False),  # JSON: a sorted list of `people.Role`
+    Column("password", Text, nullable=False),  # Argon2id in PHC form; empty: no password, tokens only
+    Column("created", String, nullable=False),
+    Column("created_by", String, nullable=False),
+    Column("disabled", String),
+    Column("disabled_by", String, nullable=False),
+)
 
-    def __init__(self, url: str) -> None:
-        try:
-            self.url = make_url(url)
-        except ArgumentError as error:
-            raise SettingsError(
-                f"[ledger] url = {url!r}: not a database URL; e.g. sqlite:////data/ledger.db"
-            ) from error
-        self._engine: Engine | None = None
+tokens = Table(
+    "person_token",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("person", String, nullable=False),
+    Column("label", String, nullable=False),
+    Column("secret_sha256", String, nullable=False),
+    Column("created", String, nullable=False),
+    Column("expires", String),
+    Column("revoked", String),
+)
 
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A snapshot: all that is read inside belongs to one moment."""
-        with self._translated(), self._opened().connect() as tx, tx.begin():
-            yield tx
+sessions = Table(
+    "console_session",
+    metadata,
+    Column("secret_sha256", String, primary_key=True),
+    Column("person", String, nullable=False),
+    Column("created", String, nullable=False),
+    Column("seen", String, nullable=False),
+    Column("expires", String, nullable=False),
+)
 
-    @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """One writer at a time, from the first statement on: what was checked inside still holds at the commit."""
-        engine = self._opened().execution_options(writes=True)
-        with self._translated(), engine.begin() as tx:
-            # On PostgreSQL this row lock does what BEGIN IMMEDIATE does on SQLite.
-            tx.execute(select(meta.c.value).where(meta.c.key == "schema").with_for_update())
-            yield tx
+codes = Table(  # for one step of one person, typed where a token would be kept: a form or a parameter in Prefect
+    "one_time_code",
+    metadata,
+    Column("secret_sha256", String, primary_key=True),
+    Column("person", String, nullable=False),
+    Column("step", String, nullable=False),  # approve, reject, rollback
+    Column("subject", String, nullable=False),  # trial; empty for a rollback
+    Column("evidence", String, nullable=False),  # SHA-256 of the newest look when it was made; empty without one
+    Column("created", String, nullable=False),
+    Column("expires", String, nullable=False),
+    Column("used", String),
+)
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (SQLAlchemyError, sqlite3.Error) as error:
-            cause = getattr(error, "orig", None) or error
-            raise DependencyFailed(
-                f"ledger {self.url.render_as_string()}: {cause}; check [ledger] url, the disk and its permissions"
-            ) from error
+approvals = Table(
+    "approval",
+    metadata,
+    Column("trial", String, primary_key=True),
+    Column("evidence", String, primary_key=True),  # SHA-256 of the look that was approved
+    Column("person", String, primary_key=True),  # `people.key_of(name)`
+    Column("name", String, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("given", String, nullable=False),
+)
 
-    def _opened(self) -> Engine:
-        if self._engine is None:
-            with self._translated():
-                engine = self._connect()
-                self._prepare(engine)
-            self._engine = engine
-        return self._engine
+glass = Table(
+    "break_glass",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("surface", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("champion_epoch", Integer, nullable=False),  # that it was asked against
+    Column("hours", Float, nullable=False),  # how long the version may serve
+    Column("asked", String, nullable=False),
+    Column("asked_by", String, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("expires", String, nullable=False),  # of the request, while nobody has confirmed it
+    Column("confirmed", String),
+    Column("confirmed_by", String, nullable=False),
+    Column("confirmed_reason", Text, nullable=False),
+    Column("epoch", Integer),  # that it made
+    Column("until", String),  # from then on the gate brings the former champion back
+    Column("ended", String),
+    Column("ended_by", String, nullable=False),
+    Column("ended_reason", Text, nullable=False),
+)
 
-    def _connect(self) -> Engine:
-        if self.url.get_backend_name() != "sqlite":
-            try:
-                return create_engine(self.url, pool_pre_ping=True)
-            except (NoSuchModuleError, ImportError) as error:
-                raise SettingsError(f"[ledger] url = {self.url.render_as_string()!r}: {error}") from error
-        # No pool: a connection costs 0.2 ms, and one that outlives a fork corrupts the file.
-        engine = create_engine(self.url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
-        event.listen(engine, "connect", _no_implicit_begin)
-        event.listen(engine, "begin", _begin)
-        return engine
-
-    def _prepare(self, engine: Engine) -> None:
-        if self.url.get_backend_name() == "sqlite" and self.url.database:
-            _enter_wal(self.url.database)
-        try:
-            with engine.execution_options(writes=True).begin() as tx:
-                if not inspect(tx).has_table("meta"):
-                    metadata.create_all(tx)
-                    tx.execute(insert(meta).values(key="schema", value=str(SCHEMA)))
-                else:
-                    _add_tables(tx)
-        except IntegrityError:
-            pass  # on PostgreSQL two first starts may meet: the other one has made the tables
-        with engine.connect() as tx, tx.begin():
-            found = tx.execute(select(meta.c.value).where(meta.c.key == "schema")).scalar_one_or_none()
-        if found != str(SCHEMA):
-            raise UsageError(
-                f"ledger {self.url.render_as_string()}: schema {found}, this version of Ratchet reads {SCHEMA}; "
-                "use the version that wrote it, or a newer one"
-            )
-
-
-def _add_tables(tx: Connection) -> None:
-    """What newer schemas have beyond the one found."""
-    schema = meta.c.key == "schema"
-    found = tx.execute(select(meta.c.value).where(schema).with_for_update()).scalar_one_or_none()
-    if found in _EXTENDED:
-        metadata.create_all(tx)
-        tx.execute(update(meta).where(schema).values(value=str(SCHEMA)))
-
-
-def _no_implicit_begin(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver's own BEGIN is deferred, and a deferred write can lose its turn
-
-
-def _begin(tx: Connection) -> None:
-    tx.exec_driver_sql("BEGIN IMMEDIATE" if tx.get_execution_options().get("writes") else "BEGIN")
-
-
-def _enter_wal(database: str) -> None:
-    """Readers never wait for the writer. The mode stays in the file.
-
-    SQLite's busy timeout does not cover this switch, so first starts that meet wait for each other here.
-    """
-    until = time.monotonic() + BUSY_SECONDS
-    while True:
-        connection = sqlite3.connect(database, timeout=BUSY_SECONDS)
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > until:
-                raise
-            time.sleep(0.02)
-        finally:
-            connection.close()
+notices = Table(  # audit entries that somebody is to be told of, and what became of it
+    "notice",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),  # of the audit entry
+    Column("kind", String, nullable=False),
+    Column("state", String, nullable=False),  # claimed, sent, failed
+    Column("attempts", Integer, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("changed", String, nullable=False),
+)

@@ -61,5 +61,10 @@ def translated(uri: str) -> Iterator[None]:
     except ImportError as error:
         raise DependencyFailed(f"MLflow is not installed ({error.name}); install ratchet-rec[train]") from error
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DependencyFailed(f"MLflow at {uri}: {first}; check [tracking] uri and the disk") from error
+        raise DependencyFailed(f"MLflow at {uri}: {_told(error)}; check [tracking] uri and the disk") from error
+
+
+def _told(error: Exception) -> str:
+    """In a line; connection errors of the HTTP client name a pool, an object and the retries instead of the fact."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return "does not answer" if "Max retries exceeded" in first or "Connection refused" in first else first

@@ -11,7 +11,8 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from stores.failpoints import reach
 from stores.home import Home
 from stores.pseudonyms import Keys, draw_key, newest_version
 from stores.sequences.store import SequenceStore
+from stores.serving_settings import ServingSettings
+from stores.settings import Settings
 from stores.upkeep import LakeKeeper
-from stores.user_state import UserState
+from stores.user_states import UserState, open_user_state
 
 WITH_USERS = tuple(table for table, schema in SCHEMAS.items() if "user" in schema.names)
 FORGET, ROTATE = "forget", "rotate"
@@ -45,12 +48,14 @@ _UNPACKED = 1 << 28
 class Order:
     """`receipt`: what will be filed, complete but for the counts of what is found on the way.
 
+    `serving` tells where users' state is, as `whereabouts` makes it: what finishes a killed order has no settings.
     `raw` and `pseudonyms` are of the users to forget; `version` is the key to rotate to, and `pause_seconds` how long a
     server may take to see it: users' state moves to the new pseudonyms only then, so that nobody is unknown meanwhile.
     """
 
     kind: str
     receipt: Mapping[str, Any]
+    serving: Mapping[str, Any] = field(default_factory=dict)
     raw: tuple[str, ...] = ()
     pseudonyms: tuple[str, ...] = ()
     version: int = 0
@@ -140,12 +145,9 @@ def _execute(home: Home, order: Order) -> dict[str, Any]:
 def _forget(home: Home, order: Order) -> dict[str, Any]:
     keeper, users = LakeKeeper(home.lake), order.pseudonyms
     mentions = Mentions((*order.raw, *users))
-    if home.user_state.exists():  # first: from here on the user is unknown to serving
-        state = UserState(home.user_state)
-        try:
+    if _remembers(home, order):  # first: from here on the user is unknown to serving
+        with _user_state(home, order) as state:
             state.forget(users)
-        finally:
-            state.close()
     reach("privacy.state")
     for table in WITH_USERS:
         keeper.delete(table, column="user", values=users)
@@ -171,17 +173,32 @@ def _rotate(home: Home, order: Order) -> dict[str, Any]:
     for table in WITH_USERS:
         keeper.rewrite(table, lifting(keys))
         reach("privacy.table")
-    if home.user_state.exists():
+    if _remembers(home, order):
         time.sleep(order.pause_seconds)
-        state = UserState(home.user_state)
-        try:
+        with _user_state(home, order) as state:
             state.rename(keys.prefix, keys.lift_all)
-        finally:
-            state.close()
     reach("privacy.state")
     SequenceStore(home.sequences).discard()
     _vacuum(keeper)
     return {}
+
+
+def whereabouts(settings: Settings) -> dict[str, Any]:
+    """Of users' state, for an order. A secret stays `env:NAME` where the settings say so."""
+    return settings.serving.model_dump(include={"user_state", "user_state_options", "user_state_days"})
+
+
+def _remembers(home: Home, order: Order) -> bool:
+    return home.user_state.exists() or bool(order.serving.get("user_state"))
+
+
+@contextmanager
+def _user_state(home: Home, order: Order) -> Iterator[UserState]:
+    state = open_user_state(home, Settings(serving=ServingSettings.model_validate(order.serving)))
+    try:
+        yield state
+    finally:
+        state.close()
 
 
 def lifting(keys: Keys) -> Callable[[pa.Table], pa.Table]:

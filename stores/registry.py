@@ -3,6 +3,7 @@
 The registry mirrors; who is champion says the ledger. Every call either works or raises DependencyFailed.
 """
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -32,14 +33,24 @@ class Registered:
     digest: str
     run_id: str
     tags: Mapping[str, str]
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class ModelPage:
+    """The registered model itself, as MLflow has it. `aliases`: alias → version."""
+
+    aliases: Mapping[str, int]
+    tags: Mapping[str, str]
+    description: str
 
 
 class Registry:
     """Runs and registered versions of one home. MLflow is imported and opened at the first call."""
 
     def __init__(self, home: Home, settings: Settings) -> None:
-        self._home = home
-        self._settings = settings
+        self.home = home
+        self.settings = settings
         self.uri = tracking_uri(home, settings)
         self.model = settings.tracking.model
         self._opened: Any = None
@@ -112,7 +123,7 @@ class Registry:
         the version in one transaction, so a kill leaves either no version or a whole one.
         """
         bundle = open_bundle(folder.parent, folder.name)
-        with translated(self.uri), FileLock(self._home.run / "registry.lock", timeout=120):
+        with translated(self.uri), FileLock(self.home.run / "registry.lock", timeout=120):
             known = self._find(bundle.digest)
             if known is not None:
                 return known.version
@@ -128,28 +139,46 @@ class Registry:
         with translated(self.uri):
             return tuple(sorted(self._search(f"name = '{self.model}'"), key=lambda found: found.version))
 
-    def set_tags(self, version: int, tags: Mapping[str, str]) -> None:
+    def set_tag(self, version: int, name: str, value: str) -> None:
+        """A version's, or with 0 the registered model's. An empty value: the tag is taken away."""
         with translated(self.uri):
-            for name, value in tags.items():
-                self._client.set_model_version_tag(self.model, str(version), name, value)
+            client, place = self._client, (self.model, str(version)) if version else (self.model,)
+            if value:
+                (client.set_model_version_tag if version else client.set_registered_model_tag)(*place, name, value)
+            else:
+                (client.delete_model_version_tag if version else client.delete_registered_model_tag)(*place, name)
 
-    def remove_tags(self, version: int, names: Sequence[str]) -> None:
+    def describe(self, version: int, text: str) -> None:
+        """What the UI shows at the head of the version; 0: of the registered model."""
         with translated(self.uri):
-            for name in names:
-                self._client.delete_model_version_tag(self.model, str(version), name)
+            if version:
+                self._client.update_model_version(self.model, str(version), text)
+            else:
+                self._client.update_registered_model(self.model, text)
 
-    def aliases(self) -> dict[str, int]:
+    def aliases(self) -> Mapping[str, int]:
         """Alias → version; empty before the first registration."""
-        from mlflow.exceptions import MlflowException
+        page = self.page()
+        return {} if page is None else page.aliases
 
+    def open(self) -> None:
+        """Import and open MLflow, if that was not done yet."""
+        self._opened = self._client
+
+    def page(self) -> ModelPage | None:
+        """None before the first registration."""
         with translated(self.uri):
+            client = self._client  # its import is the quiet one
+            from mlflow.exceptions import MlflowException
+
             try:
-                found = self._client.get_registered_model(self.model)
+                found = client.get_registered_model(self.model)
             except MlflowException as error:
                 if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                    return {}
+                    return None
                 raise
-        return {name: int(version) for name, version in found.aliases.items()}
+        aliases = {name: int(version) for name, version in found.aliases.items()}
+        return ModelPage(aliases, dict(found.tags), found.description or "")
 
     def set_alias(self, name: str, version: int | None) -> None:
         """None: the alias is taken away."""
@@ -160,33 +189,51 @@ class Registry:
                 self._client.set_registered_model_alias(self.model, name, str(version))
 
     def log_trial(
-        self, version: int, trial: str, *, metrics: Mapping[str, float | None], look: int, files: Sequence[Path] = ()
+        self,
+        version: int,
+        trial: str,
+        *,
+        looks: Sequence[tuple[int, Mapping[str, float | None]]],
+        pages: Mapping[str, Path] | None = None,
     ) -> None:
-        """A look's numbers, as `trial/<id>/<metric>` at step `look`, and its files, in the challenger's run."""
+        """Numbers of looks, oldest first, as `trial/<id>/<name>` at the look as step: on the logged model behind the
+        version, and in its run. `pages`: files by the name that they get in the run's `trials/<id>`.
+
+        The newest look and those that are missing are written: looks during which MLflow was away come with the next.
+        """
         with translated(self.uri):
             found = self._client.get_model_version(self.model, str(version))
             run = self._client.get_run(found.run_id)
         tracked = TrackedRun(self._client, run, uri=self.uri)
-        tracked.log_metrics({f"trial/{trial}/{name}": value for name, value in metrics.items()}, step=look)
-        for file in files:
-            tracked.log_file(file, f"trials/{trial}")
+        seen: dict[str, set[int]] = {}
+        for place, (look, values) in enumerate(looks, start=1):
+            named = {f"trial/{trial}/{name}": value for name, value in values.items() if value is not None}
+            first = next(iter(named), None)
+            if first is None:
+                continue
+            if first not in seen:
+                seen[first] = tracked.steps(first)
+            if look not in seen[first] or place == len(looks):
+                tracked.log_metrics(named, step=look, model_id=_logged_model(found))
+        for name, file in (pages or {}).items():
+            tracked.log_page(file, f"trials/{trial}/{name}")
 
     @property
     def _client(self) -> Any:
         if self._opened is None:
-            self._opened = open_client(self._home, self._settings)
+            self._opened = open_client(self.home, self.settings)
         return self._opened
 
     def _experiment(self) -> str:
-        name = self._settings.tracking.experiment
+        name = self.settings.tracking.experiment
         client = self._client
-        with FileLock(self._home.run / "experiment.lock", timeout=60):
+        with FileLock(self.home.run / "experiment.lock", timeout=60):
             found = client.get_experiment_by_name(name)
             if found is not None:
                 return str(found.experiment_id)
             # A server keeps artifacts where it says; without one they belong to the home.
             local = not self.uri.startswith(("http://", "https://"))
-            place = self._home.tracking_artifacts.as_uri() if local else None
+            place = self.home.tracking_artifacts.as_uri() if local else None
             return str(client.create_experiment(name, artifact_location=place))
 
     def _create(self, experiment: str, name: str, *, key: str) -> Any:
@@ -207,9 +254,16 @@ class Registry:
         return min(found, key=lambda each: each.version, default=None)
 
     def _search(self, query: str) -> list[Registered]:
+        found, page = [], self._client.search_model_versions(query)
+        found += page
+        while page.token:
+            page = self._client.search_model_versions(query, page_token=page.token)
+            found += page
         return [
-            Registered(int(found.version), found.tags.get(DIGEST, ""), found.run_id, dict(found.tags))
-            for found in self._client.search_model_versions(query)
+            Registered(
+                int(each.version), each.tags.get(DIGEST, ""), each.run_id, dict(each.tags), each.description or ""
+            )
+            for each in found
         ]
 
     def _register(self, bundle: Bundle, *, run_id: str, tags: Mapping[str, Any]) -> int:
@@ -252,7 +306,16 @@ class Registry:
             tags={**{name: str(value) for name, value in tags.items()}, DIGEST: bundle.digest},
             model_id=logged.model_id,
         )
+        # What `mlflow.register_model` does: the logged model's page then leads to its version, as that one's does back.
+        linked = json.dumps([{"name": self.model, "version": made.version}])
+        self._client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": linked})
         return int(made.version)
+
+
+def _logged_model(version: Any) -> str | None:
+    """The id of the logged model behind a version, which MLflow keeps in its source; None for one that has none."""
+    scheme, _, place = str(version.source or "").partition(":/")
+    return place if scheme == "models" and "/" not in place else None
 
 
 def _signature(graph: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from relations.errors import SettingsError
+from stores.console_settings import ConsoleSettings
 from stores.learning_settings import (
     EvaluationSettings,
     FeatureSettings,
@@ -26,7 +27,10 @@ from stores.learning_settings import (
     TrainSettings,
     TuneSettings,
 )
+from stores.notify_settings import NotifySettings
 from stores.sections import Count, Positive, Section, Share
+from stores.serving_settings import PolicySettings, ReleaseSettings, ServingSettings
+from stores.trial_settings import MetricSettings, SliceSettings, TrialSettings
 
 PREFIX = "RATCHET_"
 Format = Literal[
@@ -107,73 +111,6 @@ class ValidationSettings(Section):
     """A batch with fewer rows is never called an anomaly."""
 
 
-class ReleaseSettings(Section):
-    parity_top10: Share = 0.99
-    """Smallest mean overlap of the ten best between torch and ONNX Runtime."""
-    parity_max_abs: Positive = 1e-4
-    """Largest score difference between torch and ONNX Runtime."""
-
-
-class ServingSettings(Section):
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8890
-    flush_seconds: Positive = 2.0
-    """Open exposure and feedback files are handed to the landing folder after this long."""
-    flush_rows: Count = 20_000
-    token_days: Positive = 30.0
-    """Feedback tokens are refused after this long."""
-    poll_seconds: Positive = 0.5
-    """How often serving asks the ledger who is champion."""
-    threads: Count = 1
-    """ONNX Runtime's threads."""
-    device: Literal["cpu", "cuda"] = "cpu"
-
-
-class PolicySettings(Section):
-    exploration: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Probability, a slot, of a uniform draw from the candidates in place of the best one."""
-    candidates: Count = 50
-    """Size of the candidate set: the best by score after exclusions."""
-    exclude_seen: bool = True
-    """Leave out the items of the user's history, in serving and in evaluation."""
-    newcomers: Literal["model", "popularity"] = "model"
-    """Who answers users without a known event: the model, as it learnt from users' first events and attributes, or the
-    popularity list, which follows each ingest. What the model was told of a user decides in both."""
-
-
-class MetricSettings(Section):
-    outcome: str = "click"
-    """Behaviour whose events with an exposure count."""
-    per: Literal["impression"] = "impression"
-    value: Literal["count", "sum"] = "count"
-    """`count`: at most one a shown item; `sum`: the events' values."""
-    margin: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Non-inferiority margin as a guardrail, relative."""
-
-
-class TrialSettings(Section):
-    metric: str = "clicks"
-    guardrails: tuple[str, ...] = ()
-    allocation: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.025
-    """One-sided."""
-    spending: Literal["obf", "hsd"] = "obf"
-    window_hours: Positive = 24.0
-    """Attribution window W: a user's outcome is frozen this long after the first exposure."""
-    minimum_effect: Positive = 0.02
-    """Minimum detectable effect, relative to the champion's rate."""
-    n_max: Count = 20_000
-    """Matured users in both arms at which all alpha is spent."""
-    min_users: Count = 400
-    """Matured users before the first look decides."""
-    deadline_days: Positive = 28.0
-    looks: Count = 10
-    """Planned looks; the boundary is computed at the information that each look really has."""
-    srm_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.001
-    harm_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
-    metrics: dict[str, MetricSettings] = {"clicks": MetricSettings()}
-
-
 class LedgerSettings(Section):
     url: str = ""
     """SQLAlchemy URL; empty: SQLite in the home."""
@@ -202,6 +139,8 @@ class SchedulesSettings(Section):
     full_retrain_days: Count = 7
     """A full retrain at least this often, whatever the evidence says."""
     trial_minutes: Count = 15
+    bake_minutes: Count = 5
+    """How often a promotion that bakes is looked after."""
     maintenance_hours: Count = 24
     """Tables are compacted, and what is older than [lake] keep_days is dropped."""
     runs_at_once: Annotated[int, Field(ge=1)] = 2
@@ -230,6 +169,8 @@ class Settings(Section):
     policy: PolicySettings = PolicySettings()
     trial: TrialSettings = TrialSettings()
     ledger: LedgerSettings = LedgerSettings()
+    console: ConsoleSettings = ConsoleSettings()
+    notify: NotifySettings = NotifySettings()
     tracking: TrackingSettings = TrackingSettings()
     schedules: SchedulesSettings = SchedulesSettings()
 
@@ -279,6 +220,10 @@ def _explain(file: str, problem: Any, variables: dict[tuple[str, str], str]) -> 
         return f"{where}{key} is not a setting{hint}"
     if place[0] == "sources" and (len(place) < 3 or "options" in place):
         return f"{where}{key}: {problem['msg']}"  # an option may be a secret
+    if place[0] == "serving" and len(place) > 1 and place[1].startswith("user_state"):
+        return f"{where}{key}: {problem['msg']}"  # a URL may hold a password
+    if place[:2] == ["notify", "urls"]:
+        return f"{where}{'.'.join(place[1:])}: {problem['msg']}"  # secrets
     return f"{where}{key} = {problem['input']!r}: {problem['msg']}"
 
 
@@ -295,6 +240,8 @@ def _known(sections: list[str]) -> list[str]:
             model = ModalitySettings
         elif section == "metrics":
             model = MetricSettings
+        elif section == "slices":
+            model = SliceSettings
     return list(model.model_fields)
 
 

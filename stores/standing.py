@@ -11,13 +11,16 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
+from gate.states import WATCHED_STATES
 from relations.errors import GateRefused, UsageError
-from stores.approval import same_person
 from stores.audit import append_audit, delta_facts_of, standing_facts
+from stores.break_glass_rows import glass_in_force
 from stores.champion import read_champion
-from stores.ledger_records import Champion, DeltaFacts, DeltaLimits, ServingDelta, StandingRecord, stamp, unstamp
-from stores.ledger_tables import deltas, standings
+from stores.ledger_records import Champion, stamp, unstamp
+from stores.ledger_tables import deltas, standings, trials
 from stores.lineage import read_version
+from stores.people import same_person
+from stores.standing_records import DeltaFacts, DeltaLimits, ServingDelta, StandingRecord
 
 
 def read_standings(tx: Connection, surface: str) -> tuple[StandingRecord, ...]:
@@ -79,6 +82,19 @@ def grant(
     if same_person(actor, submitter):
         raise GateRefused(
             f"version {champion.version}: {actor} submitted it and cannot approve its deltas; ask another"
+        )
+    watched = select(trials.c.id).where(trials.c.surface == surface, trials.c.state.in_(WATCHED_STATES))
+    baking = tx.execute(watched).scalar()
+    if baking is not None:
+        raise GateRefused(
+            f"standing approval on {surface!r}: {baking} promoted its champion and still watches it, as it is; wait "
+            f"for `ratchet trial bake {baking}` to pass"
+        )
+    broken = glass_in_force(tx, surface)
+    if broken is not None:
+        raise GateRefused(
+            f"standing approval on {surface!r}: break-glass {broken.number} has put its champion in charge, which no "
+            f"trial has proven; end it first: `ratchet break-glass end {broken.number}`"
         )
     present = live_standing(tx, surface, now=now)
     if present is not None:

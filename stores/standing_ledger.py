@@ -3,9 +3,11 @@
 from datetime import datetime
 
 from stores.approval import check_named
-from stores.ledger_records import GATE, SURFACE, DeltaFacts, DeltaLimits, StandingRecord
-from stores.ledger_tables import Database
+from stores.ledger_database import Database
+from stores.ledger_records import GATE, SURFACE
+from stores.people import Role, check_may
 from stores.standing import add_delta, end_standing, grant, live_standing, read_standings, serving_delta
+from stores.standing_records import DeltaFacts, DeltaLimits, StandingRecord
 
 ONLINE = "online"
 """Who records deltas where nobody is named."""
@@ -15,6 +17,7 @@ class StandingLedger:
     """Each method is one transaction, as in `Ledger`, which this is a part of."""
 
     _database: Database
+    _enforce_roles: bool
 
     def standing(self, *, now: datetime, surface: str = SURFACE) -> StandingRecord | None:
         """The standing approval that allows deltas on the champion now, with those recorded under it."""
@@ -43,6 +46,7 @@ class StandingLedger:
         """
         check_named(actor, reason, what="standing approval")
         with self._database.write() as tx:
+            check_may(tx, actor, Role.APPROVER, what="approve deltas", enforce=self._enforce_roles)
             return grant(
                 tx,
                 surface=surface,
@@ -58,6 +62,8 @@ class StandingLedger:
         """Back to the last full bundle: end the standing approval. Returns its number, None where there is none."""
         check_named(actor, reason, what="withdrawal of deltas")
         with self._database.write() as tx:
+            if actor != GATE:
+                check_may(tx, actor, what="withdraw deltas", enforce=self._enforce_roles)
             return end_standing(tx, surface, actor=actor, reason=reason, now=now)
 
     def record_delta(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,13 @@ from stores.mlflow_client import translated
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_FORBIDDEN = re.compile(r"[^/\w.\- :]")
 BATCH = 1_000  # MLflow's own limit of metrics in one request
 
 
 class TrackedRun:
-    """One MLflow run. Metric names: `@` is written `_at_`, for MLflow forbids it; `/` groups them in the UI.
+    """One MLflow run. Metric names: `@` is written `_at_` and others that MLflow forbids `_`; `/` groups them in
+    the UI.
 
     Values that are not finite are left out. Points without a time of their own carry the run's start, so that logging
     the same point again, after a kill, changes nothing.
@@ -28,8 +31,10 @@ class TrackedRun:
         self.run_id: str = run.info.run_id
         self.url_hint = f"#/experiments/{run.info.experiment_id}/runs/{self.run_id}"
 
-    def log_metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
-        self.log_points([(name, step, value, self._started) for name, value in values.items() if value is not None])
+    def log_metrics(self, values: Mapping[str, float | None], step: int = 0, *, model_id: str | None = None) -> None:
+        """`model_id`: MLflow's logged model that they are of; its page shows them then, and the run's does too."""
+        points = [(name, step, value, self._started) for name, value in values.items() if value is not None]
+        self.log_points(points, model_id=model_id)
 
     def log_curve(self, name: str, points: Sequence[tuple[int, float]]) -> None:
         """Points (step, value), in as few requests as MLflow allows."""
@@ -77,13 +82,29 @@ class TrackedRun:
         with translated(self._uri):
             self._client.log_text(self.run_id, json.dumps(value, indent=2, ensure_ascii=False, default=str), name)
 
+    def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Rows of equal keys as one of MLflow's tables, `name` ending in .json; logged again it is replaced.
+
+        MLflow's own `log_table` adds rows to those that are there, so that a run that is told again would have all of
+        them twice.
+        """
+        from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
+
+        columns = list(rows[0])
+        self.log_dict({"columns": columns, "data": [[row[column] for column in columns] for row in rows]}, name)
+        with translated(self._uri):
+            stated = self._client.get_run(self.run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]")
+        tables = [table for table in json.loads(stated) if table["path"] != name]
+        self.set_tags({MLFLOW_LOGGED_ARTIFACTS: json.dumps([*tables, {"path": name, "type": "table"}])})
+
     def log_text(self, text: str, name: str) -> None:
         with translated(self._uri):
             self._client.log_text(self.run_id, text, name)
 
-    def log_file(self, file: Path, folder: str | None = None) -> None:
+    def log_page(self, file: Path, name: str) -> None:
+        """A text file under a name of its own in the run."""
         with translated(self._uri):
-            self._client.log_artifact(self.run_id, str(file), folder)
+            self._client.log_text(self.run_id, file.read_text(encoding="utf-8"), name)
 
     def log_data(self, table: str, *, version: int, digest: str, uri: str, context: str = "training") -> None:
         """A table version that was read, as MLflow's dataset of the run."""
@@ -95,12 +116,12 @@ class TrackedRun:
         with translated(self._uri):
             self._client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
 
-    def log_points(self, points: Sequence[tuple[str, int, float, int]]) -> None:
+    def log_points(self, points: Sequence[tuple[str, int, float, int]], *, model_id: str | None = None) -> None:
         """Points (name, step, value, milliseconds since 1970), in as few requests as MLflow allows."""
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(_allowed(name), float(value), time_ms, step)
+            Metric(_allowed(name), float(value), time_ms, step, model_id=model_id)
             for name, step, value, time_ms in points
             if math.isfinite(value)
         ]
@@ -110,7 +131,7 @@ class TrackedRun:
 
 
 def _allowed(name: str) -> str:
-    return name.replace("@", "_at_")
+    return _FORBIDDEN.sub("_", name.replace("@", "_at_"))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,8 +5,9 @@ trainings that descend from it, since an increment's new items must mean what th
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from stores.lake import Lake
 from stores.learning_settings import ModalitySettings
 from stores.remote import opened
 from stores.settings import Settings
+from tasks.item_states import newest_items
 
 FILES_AT_ONCE = 512
 """Pictures or sounds in memory at a time."""
@@ -50,45 +52,53 @@ def describe_items(
     train: Histories,
     parent: Path | None,
     modalities: Sequence[str] | None = None,
+    only: Collection[str] | None = None,
+    as_of: datetime | None = None,
 ) -> Described:
     """Vectors of the items as that version of the table has them. `folder`: the training's own.
 
     A full retrain (`parent` None) fine-tunes what `adapter` asks for on `train`; an increment takes its parent's. Of
-    the settings' modalities only those in `modalities` (the parent network's; None: all) are made. Raises UsageError
-    for an encoder or column that is not there, DataRejected when a modality describes no item.
+    the settings' modalities only those in `modalities` (the parent network's; None: all) are made, and of the items
+    those in `only` (None: all); what describes none of these is left out. `as_of`: by their states at that moment, not
+    by the newest. Raises UsageError for an encoder or column
+    that is not there, DataRejected when a modality describes no item of all.
     """
     chosen = {name: stated for name, stated in settings.modalities.items() if modalities is None or name in modalities}
     if not chosen:
         return Described({}, ())
-    rows = _newest(Lake.of(home, settings.lake), items_version, chosen)
+    rows = newest_items(Lake.of(home, settings.lake), items_version, _columns(chosen), as_of=as_of)
+    if only is not None:
+        rows = rows.filter(pc.is_in(rows["item_id"], value_set=pa.array(sorted(only), pa.string())))
     vectors = {}
     for name, stated in chosen.items():
         options = ModalityOptions(**stated.model_dump(exclude={"new_items"}))
+        said = rows if only is None else rows.filter(pa.array(_says(rows, name, options), pa.bool_()))
+        if only is not None and not len(said):
+            continue
         if options.kind is Kind.VECTOR:
             (column,) = options.columns_of(name)
-            vectors[name] = ready_vectors(rows, column, dims=options.dims, id_dropout=options.id_dropout)
+            vectors[name] = ready_vectors(said, column, dims=options.dims, id_dropout=options.id_dropout)
         else:
-            vectors[name] = _encoded(home, settings, name, options, rows, folder, train, parent)
+            vectors[name] = _encoded(home, settings, name, options, said, folder, train, parent)
     admitted = {item for name, named in vectors.items() if chosen[name].new_items for item in named.items}
     available = rows.filter(rows["available"])["item_id"].to_pylist()
     return Described(vectors, tuple(item for item in available if item in admitted))
 
 
-def _newest(lake: Lake, version: int, chosen: dict[str, ModalitySettings]) -> pa.Table:
-    """One row an item, its newest state, in the order of the ids."""
-    columns = {"item_id", "valid_from", "available"}
+def _columns(chosen: dict[str, ModalitySettings]) -> set[str]:
+    columns = {"available"}
     for name, stated in chosen.items():
         options = ModalityOptions(**stated.model_dump(exclude={"new_items"}))
         columns |= {"vectors"} if options.kind is Kind.VECTOR else set(needed(options.columns_of(name)))
-    rows = lake.read("items", version=None if version < 0 else version, columns=sorted(columns))
-    rows = rows.sort_by([("item_id", "ascending"), ("valid_from", "ascending")])
-    if not len(rows):
-        raise DataRejected(
-            "items: none are described yet, but [modalities] want it; `ratchet ingest --kind items FILE`"
-        )
-    ids = rows["item_id"].combine_chunks()
-    last = pc.not_equal(ids[:-1], ids[1:]).to_pylist()
-    return rows.filter(pa.array([*last, True]))
+    return columns
+
+
+def _says(rows: pa.Table, name: str, options: ModalityOptions) -> list[bool]:
+    """Of each row, whether the modality's columns hold anything; a file that is named may still be gone."""
+    if options.kind is Kind.VECTOR:
+        (column,) = options.columns_of(name)
+        return [bool(dict(entries or ()).get(column)) for entries in rows["vectors"].to_pylist()]
+    return [bool(text.strip()) for text in joined(rows, options.columns_of(name))]
 
 
 def _encoded(

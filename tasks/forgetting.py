@@ -19,7 +19,7 @@ from stores.home import Home
 from stores.lake import Lake
 from stores.ledger import Ledger
 from stores.ledger_records import VersionRecord
-from stores.privacy import FORGET, WITH_USERS, Mentions, Order, carry_out, receipts
+from stores.privacy import FORGET, WITH_USERS, Mentions, Order, carry_out, receipts, whereabouts
 from stores.pseudonyms import Keys
 from stores.settings import Settings
 from tasks.quieting import quiet
@@ -52,7 +52,7 @@ def forget_users(
             "users": len(wanted),
             **_traces(home, settings, known, now=now),
         }
-        done = carry_out(home, Order(FORGET, receipt, raw=wanted, pseudonyms=known))
+        done = carry_out(home, Order(FORGET, receipt, whereabouts(settings), raw=wanted, pseudonyms=known))
     refresh_serving(home, settings)
     record_receipts(home, settings)
     return done

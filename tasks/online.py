@@ -34,11 +34,13 @@ from stores.deltas import Weights, delta_facts, find_change, patch, write_delta
 from stores.home import Home
 from stores.lake import Lake
 from stores.ledger import Ledger
-from stores.ledger_records import GATE, DeltaLimits, StandingRecord
+from stores.ledger_records import GATE
 from stores.registry import Registry
 from stores.replay import replay
 from stores.settings import Settings
+from stores.signatures import sign
 from stores.spool import Spool, SpooledRun
+from stores.standing_records import DeltaLimits, StandingRecord
 from tasks.allowed import Consented, consented
 from tasks.describing_users import with_user_attributes
 from tasks.jobs import write_json
@@ -263,6 +265,8 @@ def _publish(
         recipe=standing.recipe,
         attestation={"parity": asdict(parity)},
     )
+    if settings.release.signing_key:
+        sign(written, Path(settings.release.signing_key))
     facts = delta_facts(written)
     return written.digest, {
         "rows": float(facts.rows),

@@ -6,6 +6,7 @@ from model.continual.choosing import RetrainOptions
 from model.continual.online import OnlineOptions
 from model.continual.options import IncrementOptions
 from model.features import FeatureOptions, Kind
+from model.nearest import BEST, NearestOptions
 from model.objectives.options import ObjectiveOptions
 from model.options import NetworkOptions, TrainOptions
 from stores.settings import Settings
@@ -24,6 +25,17 @@ def features_of(settings: Settings) -> FeatureOptions:
 
 def retrain_of(settings: Settings) -> RetrainOptions:
     return RetrainOptions(**settings.retrain.model_dump())
+
+
+def nearest_of(settings: Settings) -> NearestOptions:
+    """Recall is judged at the depth at which serving asks, where that is deeper than usual."""
+    said = settings.release
+    return NearestOptions(
+        above=said.ann_above,
+        recall=said.ann_recall,
+        best=max(BEST, settings.policy.candidates),
+        seed=settings.train.seed,
+    )
 
 
 def options_of(settings: Settings) -> tuple[NetworkOptions, TrainOptions, IncrementOptions]:

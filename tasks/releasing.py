@@ -13,9 +13,11 @@ import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from model.compression.forms import markdown
 from model.continual.prequential import Prequential
 from model.export import export_release
 from model.fitted import load_fitted
+from model.nearest import add_nearest
 from relations.arrivals import visible
 from relations.digest import content_digest
 from relations.errors import GateRefused
@@ -26,9 +28,12 @@ from stores.lake import Lake
 from stores.ledger import Ledger
 from stores.ledger_records import VersionRecord
 from stores.settings import Settings
+from stores.signatures import sign
 from tasks.cohorts import forgetting_markdown
+from tasks.compressing import add_variants, described
 from tasks.jobs import Mode, TrainingJob, write_json
 from tasks.material import load_material
+from tasks.options import nearest_of
 from tasks.tracking import Tracked, prepare_tracking, track_in_time
 
 
@@ -45,6 +50,8 @@ class Released:
     fit_seconds: float
     run_id: str
     evaluation: dict[str, Any]
+    variants: list[dict[str, Any]]
+    """A row a form of the network, float32 first."""
 
     def as_json(self) -> dict[str, Any]:
         stated = asdict(self)
@@ -67,9 +74,10 @@ class Released:
 
 @task(name="export", cache_policy=NO_CACHE)
 def export_model(home: Home, settings: Settings, job: TrainingJob) -> str:
-    """Write the ONNX files, prove parity, and release the bundle; returns its digest.
+    """Write the ONNX files, prove parity, add the variants that hold, and release the bundle; returns its digest.
 
-    Raises GateRefused, and leaves no bundle, when torch and ONNX Runtime disagree.
+    Raises GateRefused, and leaves no bundle, when torch and ONNX Runtime disagree. Raises UsageError for a signing key
+    that is none; the next try finds the training done.
     """
     file = job.path(home) / "export.json"
     if file.exists():
@@ -79,10 +87,11 @@ def export_model(home: Home, settings: Settings, job: TrainingJob) -> str:
     fitted = load_fitted(job.path(home) / "fitted")
     folder = job.path(home) / "exported"
     shutil.rmtree(folder, ignore_errors=True)
+    material = load_material(home, settings, job)
     exported = export_release(
         fitted,
         folder,
-        histories=load_material(home, settings, job).train,
+        histories=material.train,
         top10=settings.release.parity_top10,
         max_abs=settings.release.parity_max_abs,
     )
@@ -94,19 +103,27 @@ def export_model(home: Home, settings: Settings, job: TrainingJob) -> str:
             f"(at least {settings.release.parity_top10}), largest difference {parity['max_abs_diff']:.2g} "
             f"(at most {settings.release.parity_max_abs}); no bundle was written"
         )
+    made = add_variants(home, settings, job, fitted=fitted, exported=exported, material=material)
+    variants = [each.row.as_json() for each in made]
+    # last, since it moves the graph's weights into a file of their own
+    nearest = add_nearest(fitted, folder, holdout=material.holdout, options=nearest_of(settings))
     attestation = {
         "parity": parity,
+        "variants": variants,
+        "nearest": nearest.stated(),
         "events_version": job.events_version,
         "items_version": job.items_version,
         "machine": {"system": platform.platform(), "python": platform.python_version()},
         "libraries": {name: importlib.metadata.version(name) for name in ("torch", "onnx", "transformers")},
     }
-    describe = dict(exported.describe)
+    describe = exported.describe | described(made)
     if job.mode is Mode.INCREMENTAL and job.parent is not None:
         describe["parent_digest"] = Ledger.of(home, settings).version(job.parent).digest
     bundle = write_bundle(folder, describe=describe, releases=home.releases, attestation=attestation)
+    if settings.release.signing_key:
+        sign(bundle, Path(settings.release.signing_key))
     shutil.rmtree(folder, ignore_errors=True)
-    write_json(file, {"digest": bundle.digest, "parity": parity})
+    write_json(file, {"digest": bundle.digest, "parity": parity, "variants": variants})
     return bundle.digest
 
 
@@ -161,6 +178,7 @@ def register_model(home: Home, settings: Settings, job: TrainingJob, *, submitte
         fit_seconds=training["seconds"],
         run_id=known.run_id,
         evaluation=evaluation,
+        variants=exported.get("variants", []),
     )
 
 
@@ -173,6 +191,7 @@ def summary_markdown(released: Released, prequential: Prequential | None = None)
         + " |"
         for row in released.table
     )
+    forms = f"{markdown(released.variants)}\n\n" if len(released.variants) > 1 else ""
     difference = evaluation["difference"]
     against = (
         ""
@@ -190,6 +209,7 @@ def summary_markdown(released: Released, prequential: Prequential | None = None)
         f"{forgetting_markdown(evaluation['forgetting'])}"
         f"| model | slice | rows | NDCG@{evaluation['k']} | HR@{evaluation['k']} | MRR |\n"
         f"|---|---|---|---|---|---|\n{rows}\n\n"
+        f"{forms}"
         f"MLflow run `{released.run_id}` · digest `{released.digest}`\n"
     )
 

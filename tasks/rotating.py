@@ -6,7 +6,7 @@ from typing import Any
 from relations.errors import GateRefused, UsageError
 from stores.home import Home
 from stores.ledger import Ledger
-from stores.privacy import ROTATE, Order, carry_out
+from stores.privacy import ROTATE, Order, carry_out, whereabouts
 from stores.pseudonyms import Keys
 from stores.settings import Settings
 from tasks.forgetting import record_receipts
@@ -35,7 +35,7 @@ def rotate_keys(home: Home, settings: Settings, *, actor: str, reason: str, now:
             "key_version": version,
         }
         pause = 2 * settings.serving.poll_seconds
-        done = carry_out(home, Order(ROTATE, receipt, version=version, pause_seconds=pause))
+        done = carry_out(home, Order(ROTATE, receipt, whereabouts(settings), version=version, pause_seconds=pause))
     record_receipts(home, settings)
     return done
 

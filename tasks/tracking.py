@@ -1,21 +1,18 @@
-"""What a person finds in the MLflow UI: one run a training, its figures, its version, and what the trials said."""
+"""What a person finds in the MLflow UI of a training: one run, its figures, its version."""
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from relations.errors import DataRejected, DependencyFailed
 from stores.bundle import Bundle
 from stores.home import Home
 from stores.lake import Lake
-from stores.ledger import Ledger
 from stores.mlflow_client import tracking_uri
 from stores.quarantine import listing
 from stores.registry import Registry
@@ -23,7 +20,6 @@ from stores.replay import read_sent, replay
 from stores.settings import Settings
 from stores.spool import Spool, SpooledRun, read_run
 from tasks.cohorts import forgetting_metrics
-from tasks.deciding import mirror_decision
 from tasks.evidence import read_prequential
 from tasks.figures import loss_figure, popularity_figure, slice_figure
 from tasks.jobs import TrainingJob, write_json
@@ -86,7 +82,8 @@ def track_training(home: Home, settings: Settings, folder: Path) -> Tracked:
     """Log the run of the training in `folder` and register its version; the same digest finds the version that is
     there. Raises DependencyFailed when MLflow does not answer, and may then be called again."""
     stated, evaluation = _read(folder / TRACK), _read(folder / "evaluation.json")
-    training, parity = _read(folder / "fitted" / "training.json"), _read(folder / "export.json")["parity"]
+    training, exported = _read(folder / "fitted" / "training.json"), _read(folder / "export.json")
+    variants = exported.get("variants", [])
     registry, prequential = Registry(home, settings), read_prequential(folder)
     key = str(folder.relative_to(home.root))
     with Spool(folder, read_run(folder) or SpooledRun(key, stated["title"])) as spool:
@@ -98,7 +95,9 @@ def track_training(home: Home, settings: Settings, folder: Path) -> Tracked:
     metric = f"ndcg@{evaluation['k']}"
     tags = stated["tags"] | _privacy_tags(training)
     with registry.start_run(stated["title"], tags=tags, params=stated["params"], key=key, run_id=run_id) as run:
-        run.log_metrics(_metrics(evaluation, training, parity))
+        run.log_metrics(_metrics(evaluation, training, exported["parity"]) | variant_metrics(variants))
+        if variants:
+            run.log_table(variants, "variants.json")
         if prequential is not None:
             run.log_metrics(prequential.metrics())
             for day in prequential.days:  # the step is the number of days since the parent's cutoff
@@ -150,30 +149,6 @@ def track_in_time(home: Home, settings: Settings, folder: Path) -> Tracked | Non
         return None
 
 
-@task(name="track look", cache_policy=NO_CACHE)
-def track_look(home: Home, settings: Settings, evidence: dict[str, Any]) -> None:
-    """The look's numbers on the challenger's version and run. MLflow failing is reported, and stops nothing."""
-    record = Ledger.of(home, settings).trial(evidence["trial_id"])
-    interval = evidence["lift_interval"]
-    metrics = {
-        "lift": evidence["lift"],
-        "lift_low": interval[0] if interval else None,
-        "lift_high": interval[1] if interval else None,
-        "matured_users": float(sum(evidence["matured"])),
-        "srm_p": evidence["srm_p"],
-    }
-    try:
-        registry = Registry(home, settings)
-        version = registry.version_of(record.challenger_digest)
-        if version is None:
-            raise DependencyFailed(f"MLflow does not know version {record.challenger} yet")
-        registry.log_trial(version, record.id, metrics=metrics, look=evidence["look"], files=[Path(evidence["report"])])
-    except DependencyFailed as error:
-        logging.getLogger(__name__).warning("%s look %d is not in MLflow: %s", record.id, evidence["look"], error)
-        return
-    mirror_decision(home, settings)
-
-
 def _privacy_tags(training: Mapping[str, Any]) -> dict[str, str]:
     """ε and δ of a training with differentially private steps; nothing of any other."""
     stated = training.get("privacy")
@@ -210,6 +185,16 @@ def _metrics(evaluation: Mapping[str, Any], training: Mapping[str, Any], parity:
         for name in ("difference", "low", "high"):
             found[f"difference/{metric}/{name}"] = float(evaluation["difference"][name])
     return found
+
+
+def variant_metrics(variants: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """`variants/int8/ndcg_loss`, `variants/int8/ms_batch_1`, `variants/int8/kept` (1 or 0), … of what was measured."""
+    return {
+        f"variants/{row['name']}/{name}": float(value)
+        for row in variants
+        for name, value in row.items()
+        if isinstance(value, int | float)
+    }
 
 
 def _validation_summary(home: Home) -> dict[str, Any]:

@@ -26,8 +26,12 @@ BENCHMARKS = {
     "continual-cost": "bench.continual_curves",
     "text": "bench.text",
     "schedule": "bench.schedule",
+    "serve": "bench.serve",
     "train": "bench.train",
     "online": "bench.online",
+    "nearest": "bench.nearest",
+    "marketplace": "bench.marketplace",
+    "variants": "bench.variants",
 }
 
 
@@ -35,12 +39,23 @@ BENCHMARKS = {
 @click.argument("name")
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="A data set, where the benchmark needs one.")
 @click.option("--repetitions", type=click.IntRange(1), help="Fewer for a quick look; the default is the full count.")
-@click.option("--rows", type=click.IntRange(2_000), help="Events of `ingest`, for a quick look; the default is 10M.")
-@click.option("--preset", help="Recipe of `quality`: base, or quick.")
+@click.option("--rows", type=click.IntRange(2_000), help="Events of `ingest`, or items of `serve`, for a quick look.")
+@click.option("--preset", help="Recipe of `quality`: base, or quick; block of `variants`: softmax, or hstu.")
 @click.option("--jobs", type=click.IntRange(1), help="Trainings of `quality` or `continual` side by side; default 1.")
-@click.option("--seconds", type=click.FloatRange(0.5), help="CPU-seconds of each training of `train`; default 10.")
+@click.option(
+    "--seconds", type=click.FloatRange(0.5), help="Of a training of `train` (CPU; 10), a timing of `serve` (6)."
+)
 @click.option("--base", type=click.IntRange(1), help="Periods that the first model of `continual` learns from.")
 @click.option("--steps", type=click.IntRange(1), help="Increments of `continual`; the default is 5.")
+@click.option("--part", "parts", multiple=True, help="One part of `faults`, by name; may be repeated.")
+@click.option("--trials", type=click.IntRange(2), help="Trials of `marketplace`, half of them null; default 40.")
+@click.option("--seed", type=click.IntRange(0), help="Of `marketplace`; default 0.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where `marketplace` keeps its trials: "
+    "a line each, and the home beside them. A run that was cut off goes on from there.",
+)
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="SVG file for `continual` to draw.")
 def bench(
     context: Context,
@@ -54,7 +69,11 @@ def bench(
     seconds: float | None,
     base: int | None,
     steps: int | None,
+    parts: tuple[str, ...],
     picture: Path | None,
+    trials: int | None,
+    seed: int | None,
+    out: Path | None,
 ) -> Result:
     """Run benchmark NAME and compare each figure with its bar."""
     if name not in BENCHMARKS:
@@ -69,7 +88,11 @@ def bench(
         "seconds": seconds,
         "base": base,
         "steps": steps,
+        "parts": parts or None,
         "picture": picture,
+        "trials": trials,
+        "seed": seed,
+        "out": out,
     }
     arguments: dict[str, Any] = {option: value for option, value in stated.items() if value is not None}
     unknown = [option for option in arguments if option not in inspect.signature(run).parameters]

@@ -26,6 +26,7 @@ def doctor(context: Context) -> Result:
         ("keys", _keys),
         ("ledger", _ledger),
         ("runtime", _runtime),
+        ("notify", _notify),
     ]
     found = []
     for name, check in checks:
@@ -95,9 +96,22 @@ def _ledger(context: Context) -> str:
 
 
 def _runtime(context: Context) -> str:
-    import onnxruntime
+    from serving.networks.runtime import onnxruntime
 
     available = onnxruntime.get_available_providers()
     if context.settings.serving.device == "cuda" and "CUDAExecutionProvider" not in available:
         raise OSError(f'[serving] device = "cuda", but ONNX Runtime {onnxruntime.__version__} has no CUDA provider')
     return f"ONNX Runtime {onnxruntime.__version__}, configured for {context.settings.serving.device}"
+
+
+def _notify(context: Context) -> str:
+    from tasks.notifying import undelivered, unreadable
+    from tasks.trial_page.wording import several
+
+    if not context.settings.notify.urls:
+        return "nobody is told of trials that wait; see [notify] urls"
+    wrong = [f"{name}: apprise cannot read this URL" for name in unreadable(context.settings)]
+    wrong += undelivered(context.home, context.settings)
+    if wrong:
+        raise OSError("; ".join(wrong) + "; see `ratchet notify test`")
+    return f"{several(len(context.settings.notify.urls), 'URL')} to tell, and nothing undelivered"

@@ -37,6 +37,7 @@ def ingest(
     """
     home, settings = context.home, context.settings
     failures: list[dict[str, str]] = []
+    new_items: dict[str, Any] = {}
     if dry_run:
         from tasks.ingesting import deliver_file, kinds_in
 
@@ -58,7 +59,7 @@ def ingest(
             source=source,
             format=format_,
         )
-        found, failures = answer["receipts"], answer["failures"]
+        found, failures, new_items = answer["receipts"], answer["failures"], answer["new_items"]
     total = {
         name: sum(int(receipt[name]) for receipt in found)
         for name in ("delivered", "accepted", "quarantined", "duplicate", "late")
@@ -69,10 +70,18 @@ def ingest(
     lines += tuple(f"{receipt['uri']}: {receipt['message']}" for receipt in found if receipt["message"])
     lines += tuple(f"{receipt['uri']}: warning: {warning}" for receipt in found for warning in receipt["warnings"])
     lines += tuple(f"[sources.{failure['source']}] failed: {failure['message']}" for failure in failures)
+    if new_items.get("problem"):
+        lines += (f"new items cannot be recommended yet: {new_items['problem']}",)
+    elif new_items.get("encoded"):
+        lines += (f"{new_items['encoded']} rows for items that came after the release",)
     if total["quarantined"] and not dry_run:
         lines += ("why: ratchet quarantine explain",)
     exit_code = 3 if rejected and not total["accepted"] else 0
-    return Result({"receipts": found, "failures": failures, "total": total, "dry_run": dry_run}, lines, exit_code)
+    return Result(
+        {"receipts": found, "failures": failures, "total": total, "dry_run": dry_run, "new_items": new_items},
+        lines,
+        exit_code,
+    )
 
 
 def _line(receipt: dict[str, object], *, dry_run: bool) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from cli.console import Context, Result, command
+from cli.identity import identified
 from cli.processes import use_prefect
 
 REFUSED = ("not_allowed", "stopped")
@@ -26,12 +27,13 @@ def allow(
     context: Context, *, actor: str, reason: str, hours: float | None, deltas: int | None, rows: int | None
 ) -> Result:
     """Approve in advance what online steps may change of the present champion, and for how long."""
+    who = identified(context, actor)
     from tasks.online import allow_online
 
     standing = allow_online(
         context.home,
         context.settings,
-        actor=actor,
+        actor=who,
         reason=reason,
         hours=hours,
         deltas=deltas,
@@ -108,7 +110,8 @@ def stop(context: Context, *, actor: str, reason: str) -> Result:
     """End the standing approval: serving goes back to the champion's full bundle at once."""
     from stores.ledger import Ledger
 
-    number = Ledger.of(context.home, context.settings).withdraw_deltas(actor=actor, reason=reason, now=context.now)
+    who = identified(context, actor)
+    number = Ledger.of(context.home, context.settings).withdraw_deltas(actor=who, reason=reason, now=context.now)
     line = "nothing was allowed" if number is None else f"standing approval {number} ended; the full bundle serves"
     return Result({"standing": number}, (line,))
 

@@ -6,7 +6,9 @@ from typing import Any
 import click
 
 from cli.console import Context, Result, command
+from cli.identity import allowed
 from relations.errors import UsageError
+from stores.people import Role
 
 # These do not run as Prefect flows: Prefect keeps the parameters of its runs, and here they name people.
 
@@ -14,7 +16,7 @@ from relations.errors import UsageError
 @command("forget", short_help="Forget users: rows, history, derived state.")
 @click.argument("user", required=False)
 @click.option("--file", "file", type=click.Path(path_type=Path), help="A file of user ids, one a line, in UTF-8.")
-@click.option("--as", "actor", default="operator", show_default=True, help="Who asks for it; kept on the record.")
+@click.option("--as", "actor", default="", help="The admin who does it, kept on the record; default: your token's.")
 @click.option("--reason", default="asked to be forgotten", show_default=True, help="Kept on the record; names nobody.")
 def forget(context: Context, *, user: str | None, file: Path | None, actor: str, reason: str) -> Result:
     """Forget USER, an id as your application knows it: every row, in every version of every table, and what is
@@ -22,13 +24,14 @@ def forget(context: Context, *, user: str | None, file: Path | None, actor: str,
 
     Many at once (--file) cost little more than one.
     """
-    from tasks.forgetting import forget_users
-
     users = ([] if user is None else [user]) + ([] if file is None else _ids(file))
     if not users:
         raise UsageError("nobody is named; give a USER, or a --file with one id a line")
+    who = allowed(context, actor, Role.ADMIN, what="forget users")
+    from tasks.forgetting import forget_users
+
     context.say("taking in what waits, then forgetting …")
-    receipt = forget_users(context.home, context.settings, users, actor=actor, reason=reason, now=context.now)
+    receipt = forget_users(context.home, context.settings, users, actor=who, reason=reason, now=context.now)
     return Result(receipt, tuple(_forgotten(receipt)))
 
 
@@ -38,14 +41,15 @@ def privacy() -> None:
 
 
 @command("rotate")
-@click.option("--as", "actor", required=True)
+@click.option("--as", "actor", required=True, help="The admin who does it.")
 @click.option("--reason", required=True)
 def rotate(context: Context, *, actor: str, reason: str) -> Result:
     """Draw a new key and give every stored pseudonym its new form. Refused while a trial is open."""
+    who = allowed(context, actor, Role.ADMIN, what="rotate the pseudonyms' key")
     from tasks.rotating import rotate_keys
 
     context.say("taking in what waits, then rewriting the tables …")
-    receipt = rotate_keys(context.home, context.settings, actor=actor, reason=reason, now=context.now)
+    receipt = rotate_keys(context.home, context.settings, actor=who, reason=reason, now=context.now)
     line = f"pseudonyms are of key version {receipt['key_version']}; back up {context.home.keys}, older keys included"
     return Result(receipt, (line,))
 

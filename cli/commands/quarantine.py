@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cli.console import Context, Result, command
+from cli.identity import identified
 
 
 @click.group("quarantine")
@@ -167,16 +168,17 @@ def replay(
 @command("drop", short_help="Decide against open rows.")
 @click.argument("delivery")
 @click.option("--reason", required=True, help="Why they are not wanted; the history keeps it.")
-@click.option("--as", "actor", default="operator", show_default=True, help="Who decides.")
+@click.option("--as", "actor", default="", help="Who decides; default: your token's.")
 @click.option(
     "--row", "rows", type=int, multiple=True, help="Number of a row in its delivery, from 0. May be repeated."
 )
 def drop(context: Context, *, delivery: str, reason: str, actor: str, rows: tuple[int, ...]) -> Result:
     """Decide against open rows of DELIVERY. They stay visible: ratchet quarantine list --all."""
+    who = identified(context, actor)
     from tasks.repairing import drop_rows
 
-    delivery_id, dropped = drop_rows(delivery, home=context.home, by=actor, reason=reason, rows=rows)
-    data = {"delivery_id": delivery_id, "dropped": dropped, "by": actor, "reason": reason}
+    delivery_id, dropped = drop_rows(delivery, home=context.home, by=who, reason=reason, rows=rows)
+    data = {"delivery_id": delivery_id, "dropped": dropped, "by": who, "reason": reason}
     return Result(data, (f"{delivery_id}: {dropped} rows dropped" if dropped else "no open row to drop",))
 
 

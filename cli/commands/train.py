@@ -4,12 +4,16 @@ import click
 
 from cli.console import Context, Result, command
 from cli.display import progress_bars
+from cli.identity import allowed
 from cli.processes import use_prefect
+from stores.people import Role
 
 
 @command("train", short_help="Train a challenger.")
 @click.option("--mode", type=click.Choice(["full", "incremental", "auto"]), required=True)
-@click.option("--as", "actor", default="", help="Who asks for it; that person cannot approve the result.")
+@click.option(
+    "--as", "actor", default="", help="Who asks for it, and cannot approve the result; default: your token's."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be trained on, and train nothing.")
 def train(context: Context, *, mode: str, actor: str, dry_run: bool) -> Result:
     """Train a challenger: from scratch, or from the candidate on what arrived since; `auto` measures, then decides
@@ -21,21 +25,22 @@ def train(context: Context, *, mode: str, actor: str, dry_run: bool) -> Result:
     home = context.home
     if dry_run:
         return _decide(context) if mode == "auto" else _plan(context, mode)
+    submitter = allowed(context, actor, Role.SUBMITTER, what=f"train {mode}")
     use_prefect(home)
     with progress_bars(context):
         if mode == "full":
             from flows.full_retrain import full_retrain
 
-            answer = full_retrain(str(home.root), config=context.config_argument, submitter=actor)
+            answer = full_retrain(str(home.root), config=context.config_argument, submitter=submitter)
         elif mode == "auto":
             from flows.learn import learn
 
-            answer = learn(str(home.root), config=context.config_argument, submitter=actor)
+            answer = learn(str(home.root), config=context.config_argument, submitter=submitter)
             context.say(f"{answer['decision']['action']}: {answer['decision']['because']}")
         else:
             from flows.incremental import incremental
 
-            answer = incremental(str(home.root), config=context.config_argument, submitter=actor)
+            answer = incremental(str(home.root), config=context.config_argument, submitter=submitter)
     if answer["version"] is None:
         return Result(answer, () if mode == "auto" else (answer["reason"],))
     from tasks.cohorts import forgetting_lines

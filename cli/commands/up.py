@@ -10,15 +10,15 @@ import click
 from cli import processes
 from cli.console import Context, Result, command
 
-PORTS = {"prefect": 4200, "mlflow": 5000, "serving": 8890}
+PORTS = {"prefect": 4200, "mlflow": 5000, "serving": 8890, "console": 8891}
 
 
 @command("up", short_help="Start everything on this machine.")
 @click.option("--no-schedules", is_flag=True, help="The servers only; no flow starts by itself.")
 def up(context: Context, *, no_schedules: bool) -> Result:
-    """Start Prefect, MLflow, serving and the scheduled flows; print their addresses; Ctrl-C stops all of it.
+    """Start Prefect, MLflow, serving, the console and the scheduled flows; print their addresses; Ctrl-C stops all.
 
-    Ports 4200, 5000 and 8890 on loopback; where one is taken, a free one.
+    Ports 4200, 5000, 8890 and 8891 on loopback; where one is taken, a free one.
     """
     home, settings = context.home, context.settings
     asked_to_stop = False
@@ -36,10 +36,11 @@ def up(context: Context, *, no_schedules: bool) -> Result:
             processes.start_prefect(home, port=PORTS["prefect"]),
             processes.start_mlflow(home, uri=settings.tracking.uri or home.tracking_uri, port=PORTS["mlflow"]),
             processes.start_serving(home, config=context.config_argument, port=PORTS["serving"]),
+            processes.start_console(home, config=context.config_argument, port=PORTS["console"]),
         ):
             running.callback(server.stop)
             started.append(server)
-        context.say("starting Prefect, MLflow and serving (a minute on the first start) …")
+        context.say("starting Prefect, MLflow, serving and the console (a minute on the first start) …")
         for server in started:
             server.wait(seconds=240, give_up=lambda: asked_to_stop)
             addresses[server.name] = str(server.address)

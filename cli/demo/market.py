@@ -17,7 +17,7 @@ from simulation.traffic import Traffic, TrafficDay
 from simulation.truth import TrueLift, true_lift
 from stores.clock import set_clock
 from stores.home import Home
-from stores.settings import PolicySettings
+from stores.serving_settings import PolicySettings
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -158,7 +158,7 @@ class _Replay:
         if candidate is None or candidate.digest in tried:
             return
         begin = datetime.fromtimestamp(week.begin, UTC)
-        config = start_trial.fn(self.stage.home, self.stage.settings, challenger=None, actor=SUBMITTER, now=begin)
+        config = start_trial.fn(self.stage.home, self.stage.settings, actor=SUBMITTER, now=begin)
         trial_id: str = config["trial_id"]
         self.stage.wait_for_trial(trial_id)
         self.trial_id = trial_id

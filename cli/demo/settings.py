@@ -15,6 +15,10 @@ checkpoint_every_steps = 200
 epochs = 4
 
 [trial]
+stages = ["compare"]         # production: a shadow and a canary first; here three weeks must pass in minutes
+minimum_days = 0             # production: two weekly cycles; this market has no weekends and no novelty
+bake_hours = 12              # production: a day; one day of the market is played after the promotion
+latency = 10                 # production: 2; shop, shoppers, browser and servers share one machine here
 window_hours = 24            # a click comes within minutes; purchases may take two days and are no metric here
 n_max = 4000                 # matured users in both arms
 min_users = 600
@@ -41,6 +45,9 @@ checkpoint_every_steps = 200
 holdout_share = 0.05
 
 [trial]
+stages = ["compare"]         # a replayed log has too few requests for a shadow and a canary, and for a watch after
+minimum_days = 0             # a promotion
+bake_hours = 0
 window_hours = 24
 n_max = 600
 min_users = 60

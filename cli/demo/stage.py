@@ -17,6 +17,7 @@ from relations.errors import DependencyFailed, UsageError
 from simulation.client import RecommendClient, RequestFailed
 from stores.home import Home
 from stores.pseudonyms import Keys
+from stores.running import running_server
 from stores.settings import Settings, load_settings
 
 SERVERS = ("prefect", "mlflow", "serving")
@@ -66,7 +67,7 @@ def fresh_home(root: Path, *, seed: int, settings: str) -> Home:
     """
     if (root / "home.json").exists():
         former = Home.open(root)
-        running = [name for name in SERVERS if processes.running_server(former, name)]
+        running = [name for name in SERVERS if running_server(former, name)]
         if not former.simulation:
             raise UsageError(f"{root}: a home that is no simulation; the demo will not touch it: choose another --home")
         if running:

@@ -11,6 +11,7 @@ from cli.demo.market import Market
 from cli.demo.narrator import Narrator
 from cli.demo.settings import MARKETPLACE
 from cli.demo.stage import Stage, fresh_home, raised, watching_swap
+from gate.states import TrialState
 from simulation.client import RecommendClient
 from stores.ledger import Ledger
 
@@ -56,6 +57,7 @@ class _Story:
         self._trial(second, kind="good")
         if self.account.trials[-1]["decision"] == "PROMOTE":
             self._approve(self.account.trials[-1]["id"], second)
+            self._bake(self.account.trials[-1]["id"])
         self._trial(self._slightly_bad(), kind="slightly_bad")
         self._trial(self._bad("shuffled_items"), kind="bad")
         self._roll_back()
@@ -116,7 +118,7 @@ class _Story:
         config = start_trial.fn(
             self.stage.home,
             self.stage.settings,
-            challenger=released["version"],
+            challengers=(released["version"],),
             actor=SUBMITTER,
             now=self.market.now(),
             allow_offline_worse=offline_worse,
@@ -157,7 +159,7 @@ class _Story:
             else:
                 self.narrator.warn(f"waits for a person; the demo approves as {APPROVER}")
                 promote(**self.where, trial=trial_id, actor=APPROVER, reason="clicks rose, no check objects", now=now)
-            if self.ledger.trial(trial_id).state == "PROMOTED":
+            if self.ledger.trial(trial_id).state in (TrialState.PROMOTING, TrialState.BAKING):
                 self.stage.wait_for_champion(released["digest"])
         self.account.requests += watch.requests
         self.account.failed += watch.failed
@@ -165,6 +167,23 @@ class _Story:
         self.narrator.done(
             f"{trial_id} is {state} · {watch.failed} failed of {watch.requests:,} requests during the swap"
         )
+
+    def _bake(self, trial_id: str) -> None:
+        """A day of traffic for everybody on the new champion, and what the watch says of it."""
+        from flows.bake import bake
+
+        state = self.ledger.trial(trial_id).state
+        if state is TrialState.PROMOTING:  # the approval did not see serving serve it yet
+            state = TrialState(bake(**self.where, trial=trial_id, now=self.market.now())["state"])
+        if state is not TrialState.BAKING:
+            return  # a person said no
+        with self.narrator.working(f"{trial_id} bakes, one day", total=1500) as done:
+            played = self.market.trial_day(self.client, on_request=done)
+            self.stage.wait_for_handover()
+            watched = bake(**self.where, trial=trial_id, now=self.market.now())
+        self.account.requests += played.requests
+        self.account.failed += played.failed
+        self.narrator.done(f"{trial_id} is {watched['state']} · {watched['reasons'][0]}")
 
     def _wait_for_person(self, trial_id: str) -> None:
         home = self.stage.home.root

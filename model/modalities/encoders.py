@@ -112,7 +112,9 @@ def load_encoder(name: str, *, kind: Kind, max_tokens: int = 128, device: torch.
         raise ValueError(f"a {kind} has no encoder")
     try:
         with _silent():
-            model, found = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+            model, found = AutoModel.from_pretrained(
+                name, dtype=torch.float32, output_loading_info=True, use_safetensors=True
+            )
             prepare = preparing[kind].from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UsageError(

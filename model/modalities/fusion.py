@@ -170,12 +170,7 @@ class ItemVectors(nn.Embedding):
         else.
         """
         known, width = self.num_embeddings - 1, self.embedding_dim
-        stated = {name: asdict(tower.config) for name, tower in self._each()}
-        grown = ItemVectors(items, width, modalities=stated).to(self.weight)
-        grown.load_state_dict(
-            {name: tensor for name, tensor in self.state_dict().items() if name.rpartition(".")[2] not in BY_ITEM},
-            strict=False,
-        )
+        grown = self._sized(items)
         if start_RD is None:
             start_RD = self.materialised().weight[1:].mean(dim=0).nan_to_num().expand(items - known, width)
         grown.weight[: known + 1], grown.weight[known + 1 :] = self.weight, start_RD
@@ -188,6 +183,23 @@ class ItemVectors(nn.Embedding):
                 fresh.white_VW[: known + 1], fresh.present_V[: known + 1] = tower.white_VW, tower.present_V
             grown.weight[known + 1 :][fresh.present_V[known + 1 :]] = 0
         return grown.train(self.training)
+
+    @torch.no_grad()
+    def without_items(self) -> "ItemVectors":
+        """What is learnt of modalities, and no item: what `grown` appends to it, it would append to this one."""
+        bare = self._sized(0)
+        bare.weight.copy_(self.weight[:1])
+        return bare.train(self.training)
+
+    def _sized(self, items: int) -> "ItemVectors":
+        """For so many items, with the towers of this one; what belongs to an item is not filled in."""
+        stated = {name: asdict(tower.config) for name, tower in self._each()}
+        sized = ItemVectors(items, self.embedding_dim, modalities=stated).to(self.weight)
+        sized.load_state_dict(
+            {name: tensor for name, tensor in self.state_dict().items() if name.rpartition(".")[2] not in BY_ITEM},
+            strict=False,
+        )
+        return sized
 
     @torch.no_grad()
     def materialised(self) -> "ItemVectors":

@@ -63,6 +63,10 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
         in seconds before the request; all 0 where times are unknown. `attributes` int64 [B, L, A], codes of the feature
         spec; None: all missing.
         """
+        return self._score(self.newest_state(items, behaviours, ages, attributes))
+
+    def newest_state(self, items: Tensor, behaviours: Tensor, ages: Tensor, attributes: Tensor | None = None) -> Tensor:
+        """[B, D] after the newest event, of the same arguments; scores are its products with `scoring_table`."""
         real_BL = items > 0
         place_BL = (real_BL.cumsum(dim=1) - 1).clamp(min=0)
         bucket_BLL = buckets(ages) if self.config.relative_times else None
@@ -72,7 +76,7 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
             x_BLD = block(x_BLD, sight, x_BLD.dtype)
         newest = Padded(real_BL, bucket_BLL, newest_only=True)
         x_BD = self.blocks[-1](x_BLD, newest, x_BLD.dtype, newest_only=True)[:, -1]
-        return self._score(self._finish(x_BD))
+        return self._finish(x_BD)
 
     def encode(
         self,
@@ -111,6 +115,10 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
         bias_V: Tensor = self.item_bias[1:]
         return self._as_cosine(self.item_table.table()[1:]), bias_V
 
+    def scoring_table(self) -> tuple[Tensor, Tensor]:
+        """[V + 1, D] and [V + 1]: `catalogue` with padding's row 0 before it."""
+        return self._as_cosine(self.item_table.table()), self.item_bias
+
     def catalogue_rows(self, row_R: Tensor) -> tuple[Tensor, Tensor]:
         """[R, D] and [R] of `catalogue`, looked up: with a sparse table, their gradient holds these rows alone."""
         return self._as_cosine(self.item_table(row_R)), self.item_bias[row_R]
@@ -125,13 +133,11 @@ class Ranker(PreTrainedModel):  # type: ignore[misc]
         return functional.normalize(table_VD, dim=-1) if self.config.temperature else table_VD
 
     def _score(self, state_BD: Tensor) -> Tensor:
-        table_VD = self._as_cosine(self.item_table.table())
-        bias_V: Tensor = self.item_bias
-        if not torch.compiler.is_exporting():
-            # torch's CPU kernels round a product's last columns otherwise than those inside; in whole blocks a known
-            # item's score keeps its bits however many items follow. ONNX Runtime's kernel does so by itself.
-            spare = -len(table_VD) % SCORE_BLOCK
-            table_VD, bias_V = functional.pad(table_VD, (0, 0, 0, spare)), functional.pad(bias_V, (0, spare))
+        table_VD, bias_V = self.scoring_table()
+        # torch's CPU kernels round a product's last columns otherwise than those inside; in whole blocks a known
+        # item's score keeps its bits however many items follow. ONNX Runtime's kernel does so by itself.
+        spare = -len(table_VD) % SCORE_BLOCK
+        table_VD, bias_V = functional.pad(table_VD, (0, 0, 0, spare)), functional.pad(bias_V, (0, spare))
         return functional.linear(state_BD, table_VD, bias_V)[:, 1 : self.config.items + 1]
 
     def _embed(self, item: Tensor, behaviour: Tensor, place: Tensor, attribute: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from bench.fault_kills import Expected, measure_kills
 from bench.fault_orders import measure_duplicates, measure_future, measure_order, measure_skew
 from bench.fault_privacy import hits, measure_forgetting, measure_leak
 from bench.fault_trainings import PRELOAD
-from bench.gate import Row
+from bench.rows import Row
 from stores.home import Home
 from stores.lake import Lake
 from stores.settings import Settings

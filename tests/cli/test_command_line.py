@@ -86,7 +86,7 @@ def test_a_broken_settings_file_names_file_key_and_nearest_name(tmp_path: Path) 
 
 
 def test_rollback_without_a_champion_is_refused_not_crashed(tmp_path: Path) -> None:
-    ratchet("init", cwd=tmp_path)
+    ratchet("init", "--simulation", cwd=tmp_path)
     done = ratchet("rollback", "--as", "ann", "--reason", "test", "--json", cwd=tmp_path)
     assert done.returncode == 4
     assert "error" in json.loads(done.stdout)

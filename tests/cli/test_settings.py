@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from cli.console import Context
 from relations.errors import SettingsError
+from stores.home import Home
 from stores.settings import find_settings, load_settings
 
 
@@ -54,3 +56,14 @@ def test_the_homes_file_comes_before_the_working_directorys(tmp_path: Path, monk
     (tmp_path / "home" / "ratchet.toml").write_text("")
     assert find_settings(tmp_path / "home", None) == tmp_path / "home" / "ratchet.toml"
     assert find_settings(tmp_path / "home", Path("mine.toml")) == Path("mine.toml")
+
+
+def test_a_server_finds_the_settings_of_a_home_that_is_named_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers and flows work in other folders than the command."""
+    monkeypatch.chdir(tmp_path)
+    Home.create(Path(".ratchet"))
+    (tmp_path / ".ratchet" / "ratchet.toml").write_text("")
+    assert Context(Path(".ratchet"), None, as_json=False).config_argument == str(tmp_path / ".ratchet" / "ratchet.toml")
+    assert Context(Path(".ratchet"), Path("other.toml"), as_json=False).config_argument == str(tmp_path / "other.toml")

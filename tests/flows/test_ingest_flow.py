@@ -54,3 +54,15 @@ def test_polled_sources_beside_one_that_is_down(tmp_path: Path, home: Home) -> N
     artifact = Artifact.get(key="ingest")
     assert artifact is not None
     assert "**down** failed: http://127.0.0.1:1/x.csv" in str(artifact.data)
+
+
+def test_new_items_that_cannot_be_indexed_stop_no_ingest(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import ingest as flows_ingest
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("the encoder is gone")
+
+    monkeypatch.setattr(flows_ingest, "index_new_items", fails)
+    assert flows_ingest.index.fn(str(home.root), None, now=NOW) == {"problem": "the encoder is gone"}
+    monkeypatch.undo()
+    assert flows_ingest.index.fn(str(home.root), None, now=NOW) == {}

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 import pyarrow.parquet as pq
 import pytest
@@ -23,6 +24,7 @@ from stores.lake import Lake
 from stores.ledger import Ledger
 from stores.privacy import Mentions
 from stores.settings import load_settings
+from tasks.look_runs import look_runs
 
 SMALL = Parameters(users=260, items=120, new_items_per_day=4, new_users_per_day=2, topics=4, subtopics_per_topic=3)
 TOML = """
@@ -35,6 +37,8 @@ max_history = 20
 [train]
 epochs = 8
 [trial]
+stages = ["compare"]
+minimum_days = 0
 n_max = 150
 min_users = 40
 deadline_days = 6
@@ -128,7 +132,7 @@ def test_from_raw_rows_to_a_promoted_model_and_back(home: Home) -> None:
         config = start_trial.fn(
             home,
             settings,
-            challenger=second["version"],
+            challengers=(second["version"],),
             actor="pipeline",
             now=market.now(),
             allow_offline_worse=not second["passed"],
@@ -168,6 +172,9 @@ def test_from_raw_rows_to_a_promoted_model_and_back(home: Home) -> None:
     parts = ("accepted", "quarantined", "duplicate", "late")
     assert totals["delivered"] == sum(totals[part] for part in parts)
     assert ledger.verify() == []
+    runs = look_runs(home, config["trial_id"])
+    assert [run.look for run in runs] == list(range(1, ledger.trial(config["trial_id"]).looks + 1))
+    assert len({UUID(run.flow_run) for run in runs}) == len(runs)
     page = (home.reports / f"{config['trial_id']}.html").read_text()
     assert verdict in page
     assert "http" not in page.replace("http-equiv", "")  # no request to anywhere

@@ -1,11 +1,13 @@
 from itertools import pairwise
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import multivariate_normal
 
-from gate.boundaries import MAX_Z, Spending, boundaries, spent
+from gate.boundaries import MAX_Z, Spending, boundaries, crossing_probability, spent
 
 FIVE = (0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -19,7 +21,15 @@ FIVE = (0.2, 0.4, 0.6, 0.8, 1.0)
 )
 def test_published_boundaries_at_five_equal_looks(spending, expected):
     found = boundaries(FIVE, spending=spending, alpha=0.025, final=True)
-    assert [each.z for each in found] == pytest.approx(expected, abs=1e-3)
+    assert tuple(round(each.z, 3) for each in found) == expected  # to the printed digits
+
+
+@pytest.mark.parametrize("times", [(0.5, 1.0), (0.2, 0.9), (0.9, 1.0)])
+def test_two_looks_against_the_bivariate_normal(times):
+    first, last = (each.z for each in boundaries(times, spending=Spending.HSD, alpha=0.025, final=True))
+    correlation = np.sqrt(times[0] / times[1])
+    below = multivariate_normal.cdf([first, last], mean=[0, 0], cov=[[1, correlation], [correlation, 1]])
+    assert 1 - below == pytest.approx(0.025, abs=1e-6)
 
 
 def test_one_look_is_the_fixed_horizon_test():
@@ -102,3 +112,52 @@ def test_spending_refuses_what_it_cannot_mean():
         spent(Spending.OBF, time=0.5, alpha=0.7)
     assert spent(Spending.OBF, time=0.0, alpha=0.025) == 0
     assert spent(Spending.OBF, time=1.7, alpha=0.025) == 0.025
+
+
+@pytest.mark.parametrize("drift", [-1.0, 0.0, 1.0, 2.8, 5.0])
+def test_one_look_is_crossed_with_the_normal_probability(drift):
+    # Z ~ N(drift, 1) against 1.96
+    (found,) = crossing_probability((1.0,), (1.959964,), drift=drift)
+    assert found == pytest.approx(1 - NormalDist().cdf(1.959964 - drift), abs=1e-12)
+
+
+@pytest.mark.parametrize("spending", Spending)
+def test_without_an_effect_each_look_crosses_as_often_as_it_spends(spending):
+    looks = boundaries(FIVE, spending=spending, alpha=0.025, final=True)
+    found = crossing_probability(FIVE, [each.z for each in looks], drift=0.0)
+    assert np.cumsum(found) == pytest.approx([each.spent for each in looks], abs=1e-9)
+
+
+def test_crossing_under_an_effect_is_what_random_walks_do():
+    """200,000 walks with drift 2 at uneven looks: each look's share of first crossings within 4 standard errors."""
+    times, critical = (0.1, 0.15, 0.5, 0.9, 1.0), (3.0, 2.2, 2.5, 2.1, 2.0)
+    chance = np.random.default_rng(11)
+    steps = np.diff((0.0, *times))
+    paths = np.cumsum(chance.standard_normal((200_000, 5)) * np.sqrt(steps) + 2.0 * steps, axis=1)
+    crossed = paths / np.sqrt(times) >= critical
+    first = np.where(crossed.any(axis=1), crossed.argmax(axis=1), -1)
+    for look, expected in enumerate(crossing_probability(times, critical, drift=2.0)):
+        seen = float((first == look).mean())
+        assert abs(seen - expected) <= 4 * np.sqrt(expected * (1 - expected) / 200_000)
+
+
+@given(low=st.floats(-3, 4), more=st.floats(0.1, 3), critical=st.lists(st.floats(-1, 7), min_size=1, max_size=5))
+def test_a_larger_effect_is_found_more_often(low, more, critical):
+    times = tuple((number + 1) / len(critical) for number in range(len(critical)))
+    powers = [sum(crossing_probability(times, critical, drift=drift)) for drift in (low, low + more)]
+    grid = 1e-5 * len(critical)  # what Simpson's rule may miss at each look
+    assert -1e-9 <= powers[0] <= powers[1] + grid
+    assert powers[1] <= 1 + grid
+
+
+def test_a_huge_effect_crosses_at_once_and_leaves_nobody():
+    found = crossing_probability((0.5, 1.0), (2.0, 2.0), drift=60.0)
+    assert found == pytest.approx((1.0, 0.0), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("times", "critical", "said"), [((0.5, 0.5), (2, 2), "strictly increasing"), ((0.5, 1.0), (2,), "1 boundaries")]
+)
+def test_looks_that_cannot_be_are_refused(times, critical, said):
+    with pytest.raises(ValueError, match=said):
+        crossing_probability(times, critical, drift=1.0)

@@ -8,9 +8,9 @@ from gate.confidence import holm, one_sided_p, one_sided_width, tuned_rho, two_s
 
 def test_reference_values():
     rho = tuned_rho(alpha=0.05, users=1e4)
-    assert rho == pytest.approx(0.02817118, abs=1e-8)
-    assert two_sided_width(1e4, rho=rho, alpha=0.05) == pytest.approx(3.035209, abs=1e-6)
-    assert one_sided_width(1e4, rho=rho, alpha=0.025) == pytest.approx(3.041357, abs=1e-6)
+    assert round(rho, 8) == 0.02817118  # to the printed digits, as the next two
+    assert round(two_sided_width(1e4, rho=rho, alpha=0.05), 6) == 3.035209
+    assert round(one_sided_width(1e4, rho=rho, alpha=0.025), 6) == 3.041357
 
 
 def test_arrays_and_numbers_agree():

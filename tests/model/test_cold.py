@@ -12,6 +12,7 @@ from model.evaluation import RankerRecommender
 from model.export import export_release
 from model.fit import fit_full
 from model.fitted import Fitted
+from model.graph import history_inputs
 from model.inputs import Inputs
 from model.options import NetworkOptions, TrainOptions
 from model.sequences import BEHAVIOUR_NAMES, Histories
@@ -95,9 +96,14 @@ def test_the_pool_is_in_the_weights(
         exported = export_release(pooled, tmp_path)
         assert exported.parity.holds
         session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-        names = [one.name for one in session.get_inputs()]
-        (served_BV,) = session.run(None, dict(zip(names, asked.arrays(), strict=False)))
-        np.testing.assert_allclose(served_BV, 0.4 * own_BV + 0.6 * log_V, atol=1e-4)
+        feed = dict(zip(history_inputs(()), asked.arrays(), strict=True))
+        feed |= {
+            "mask": np.zeros(len(items) + 1, np.float32),
+            "excluded": np.zeros((3, 1), np.int64),
+            "k": np.array([1]),
+        }
+        (served_BV,) = session.run(["scores"], feed)
+        np.testing.assert_allclose(served_BV[:, 1:], 0.4 * own_BV + 0.6 * log_V, atol=1e-4)
 
 
 def test_likelihoods_agree_with_asking_one_by_one(cycle: Histories, fitted: Fitted) -> None:

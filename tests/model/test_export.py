@@ -25,8 +25,9 @@ from model.options import NetworkOptions, TrainOptions
 from model.parity import measure_parity
 from model.recommending import Question
 from model.sequences import Histories
-from serving import histories
-from serving.engine import Engine, best_rows
+from serving.networks import histories
+from serving.networks.engine import Engine
+from serving.networks.queries import Query
 from stores.bundle import write_bundle
 
 
@@ -55,7 +56,7 @@ def test_files_say_what_serving_needs(exported: Exported, fitted: Fitted) -> Non
     features = json.loads(exported.files["features.json"].read_text())
     assert features["max_history"] == 8
     assert features["padding"] == 0
-    assert features["inputs"] == ["items", "behaviours", "ages"]
+    assert features["inputs"] == ["items", "behaviours", "ages", "mask", "excluded", "k"]
     assert features["behaviours"][:3] == ["<pad>", "view", "click"]
     assert json.loads(exported.files["vocabulary.json"].read_text())["items"] == list(fitted.vocabulary.items)
     assert exported.describe["items"] == 12
@@ -69,11 +70,19 @@ def test_batch_and_length_are_dynamic(exported: Exported, fitted: Fitted) -> Non
         ("items", "tensor(int64)", ["batch", "length"]),
         ("behaviours", "tensor(int64)", ["batch", "length"]),
         ("ages", "tensor(int64)", ["batch", "length"]),
-        ("scores", "tensor(float)", ["batch", 12]),
+        ("mask", "tensor(float)", [13]),
+        ("excluded", "tensor(int64)", ["batch", "excluded"]),
+        ("k", "tensor(int64)", [1]),
+        ("best_rows", "tensor(int64)", ["batch", "k"]),
+        ("best_scores", "tensor(float)", ["batch", "k"]),
+        ("scores", "tensor(float)", ["batch", 13]),
+        ("state", "tensor(float)", ["batch", 16]),
     ]
+    request = {"mask": np.zeros(13, np.float32), "excluded": np.array([[3, 0]]), "k": np.array([2])}
     padded, bare = (
         session.run(
-            None, {"items": np.array([row]), "behaviours": np.array([row]).clip(max=1), "ages": np.array([age])}
+            ["scores"],
+            {"items": np.array([row]), "behaviours": np.array([row]).clip(max=1), "ages": np.array([age]), **request},
         )[0]
         for row, age in (([0, 0, 0, 4, 5], [0, 0, 0, 90, 7]), ([4, 5], [90, 7]))
     )
@@ -97,7 +106,8 @@ def test_serving_ranks_as_the_offline_answer_does(exported: Exported, fitted: Fi
             asked = engine.codes([histories.Past(item, "view", at) for item, at in events], now_us=now_us)
             if asked.items_L:
                 scores.append(engine.scores(asked))
-                offered.append([engine.items[row] for row in best_rows(scores[-1], n=12)])
+                (best,) = engine.best([Query(asked)], n=12)
+                offered.append([engine.items[row] for row in best.rows])
             else:
                 told.pop()
     assert offered == recommending.best_items(RankerRecommender.of(fitted), told, n=12)
@@ -130,7 +140,8 @@ def test_attributes_reach_the_served_network(
                 attributes={"mood": mood},
             )
             if asked.items_L:
-                offered.append([engine.items[row] for row in best_rows(engine.scores(asked), n=12)])
+                (best,) = engine.best([Query(asked)], n=12)
+                offered.append([engine.items[row] for row in best.rows])
                 past = [recommending.Past(item, "view", at, context) for item, at, context in events[begin:]]
                 questions.append(Question(past, 10**8, attributes={"mood": mood}))
     assert len(offered) == 5  # of nobody's unknown mood there is nothing to ask with

@@ -22,7 +22,7 @@ from model.options import NetworkOptions, TrainOptions
 from model.sequences import Histories, merge, split_by_time
 from model.windows import Corpus, Epoch, tile
 from relations.errors import DataRejected, UsageError
-from serving.attributes import Attributes
+from serving.networks.attributes import Attributes
 
 Told = list[tuple[str, int, str | None]]
 

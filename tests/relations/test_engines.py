@@ -4,6 +4,7 @@ Values are eighths: their sums are exact in any order, and the engines add in di
 """
 
 import importlib
+import json
 import os
 import pkgutil
 import random
@@ -23,17 +24,24 @@ import relations
 from relations.arrivals import EPOCH, arrivals, newest_version, since, trained_on, visible
 from relations.asof import training_rows, with_attributes, with_state
 from relations.consent import opted_out, returned
+from relations.credit import credit_counts, user_credits
 from relations.digest import content_digest
 from relations.errors import DependencyFailed
 from relations.flips import flip_evidence
-from relations.newest import newest_events, withdrawn
+from relations.held import broken_since
+from relations.logged import histories_at, logged_slots, slot_rewards
+from relations.newest import newest_events, next_state, states_now, withdrawn
 from relations.profile import numbers, plain_profile, profile
-from relations.schemas import DELIVERIES, EVENTS, EXPOSURES, ITEMS, USERS
+from relations.schemas import DELIVERIES, EVENTS, EXPOSURES, ITEMS, QUARANTINE, USERS
 from relations.sequences import user_histories
+from relations.served import Asked, served_digests, served_figures
+from relations.slices import SliceRule, columns_of, slice_sums
 from relations.standing import contested, item_counts, keyed, newly_held, standings
-from relations.sums import OutcomeRule, TrialWindow, arm_day_sums, exposed_counts, first_exposures, user_outcomes
+from relations.sums import OutcomeRule, arm_day_sums, head_items, late_counts, of_rule, user_outcomes
 from relations.traces import rows_of as rows_of_users
 from relations.traces import sightings
+from relations.traffic import as_one_arm, shown_to, visits
+from relations.trial_users import Comparison, TrialWindow, bot_counts, counted, exposed_counts, first_exposures
 from stores.engine import Engine, connect, connected
 
 Tables = Mapping[str, ibis.Table]
@@ -51,12 +59,50 @@ WINDOW = TrialWindow(
 )
 ROWS = pa.schema([("row", pa.int64()), ("key", pa.string()), ("content", pa.binary())])
 HELD = pa.schema([("row", pa.int64()), ("user", pa.string()), ("raw", pa.binary())])
+VARIANTS = ["champion", "champion", "challenger", "challenger", "interleaved", "popularity"]
 TIME = "timestamp('UTC', 6)"
-CLICKS, VALUES = OutcomeRule("click"), OutcomeRule("cart", summed=True)
+TRADE_OFF = OutcomeRule("weighted", weights=(("click", 1.0), ("cart", -2.5)))
+RULES = (
+    OutcomeRule("click"),
+    OutcomeRule("cart", summed=True, window=timedelta(hours=3)),
+    OutcomeRule("click", per="view"),
+    OutcomeRule("cart", per="user", summed=True),
+    *(OutcomeRule(outcome) for outcome in ("latency", "failure", "distinct", "tail")),
+    TRADE_OFF,
+    OutcomeRule("return", per="user", after=timedelta(hours=2)),
+)
+SLICES = (
+    SliceRule("new", "new", "true"),
+    SliceRule("seen", "new", "false"),
+    SliceRule("näch\\'ster", "surface", "s"),
+    *(SliceRule(f"context {value}", "context.gerät", value) for value in ("☎", '"q"\\', "12", "true")),
+    SliceRule("told", "attribute.opt_out", "TRUE"),
+)
+COMPARED = Comparison("t1", since=WINDOW.start)
+REIGN = TrialWindow(None, WINDOW.start, WINDOW.watermark, WINDOW.window, WINDOW.before, ("champion",), epoch=1)
+CONTEXTS = [{"gerät": said, "b": [{"gerät": "☎"}]} for said in ("☎", '"q"\\', 12, True, None, "𝔘\n")]
 
 
-def outcomes(tables: Tables, rule: OutcomeRule) -> ibis.Table:
-    return user_outcomes(tables["exposures"], tables["events"], window=WINDOW, outcome=rule)
+def outcomes(tables: Tables, *, window: TrialWindow = WINDOW) -> ibis.Table:
+    also = columns_of(SLICES)
+    return user_outcomes(tables["exposures"], tables["events"], window=window, rules=RULES, also=also)
+
+
+def credits_of(tables: Tables, *challengers: str, rule: OutcomeRule = RULES[0]) -> ibis.Table:
+    given = {"window": WINDOW, "rule": rule, "champion": "d", "challengers": challengers}
+    return user_credits(tables["exposures"], tables["events"], **given)
+
+
+def logged(exposures: ibis.Table) -> ibis.Table:
+    until = NOON + timedelta(hours=60)
+    return logged_slots(exposures, digest="d", policy="team-draft", since=NOON, until=until, most=50)
+
+
+def rewards(tables: Tables, behaviour: str, *, summed: bool) -> ibis.Table:
+    window = timedelta(hours=24)
+    return slot_rewards(
+        logged(tables["exposures"]), tables["events"], behaviour=behaviour, summed=summed, window=window
+    )
 
 
 RELATIONS: dict[str, Callable[[Tables], ibis.Table]] = {
@@ -76,6 +122,8 @@ RELATIONS: dict[str, Callable[[Tables], ibis.Table]] = {
     "opted_out": lambda t: opted_out(t["users"]),
     "returned": lambda t: returned(t["users"]),
     "withdrawn": lambda t: withdrawn(t["items"]),
+    "states_now": lambda t: states_now(t["items"], as_of=NOON + timedelta(hours=48)),
+    "next_state": lambda t: next_state(t["items"], after=NOON - timedelta(days=9_999)).as_table(),
     "item_counts": lambda t: item_counts(t["events"], since=ibis.literal(NOON + timedelta(hours=8), type=TIME)),
     "keyed by one": lambda t: keyed(t["events"], ("event_id",), "item_id"),
     "keyed by two": lambda t: keyed(t["events"], ("item_id", "event_time"), "event_id"),
@@ -85,12 +133,35 @@ RELATIONS: dict[str, Callable[[Tables], ibis.Table]] = {
     "newest_events": lambda t: newest_events(t["distinct"], per_user=3),
     "rows_of": lambda t: rows_of_users(t["events"], t["users"].select("user")),
     "sightings": lambda t: sightings(t["events"], t["deliveries"], t["users"].select("user").limit(3)),
-    "first_exposures": lambda t: first_exposures(t["exposures"], trial_id="t1"),
-    "exposed_counts": lambda t: exposed_counts(t["exposures"], trial_id="t1"),
-    "user_outcomes of clicks": lambda t: outcomes(t, CLICKS),
-    "user_outcomes of values": lambda t: outcomes(t, VALUES),
-    "arm_day_sums of clicks": lambda t: arm_day_sums(outcomes(t, CLICKS)),
-    "arm_day_sums of values": lambda t: arm_day_sums(outcomes(t, VALUES)),
+    "logged_slots": lambda t: logged(t["exposures"]),
+    "slot_rewards of clicks": lambda t: rewards(t, "click", summed=False),
+    "slot_rewards of values": lambda t: rewards(t, "cart", summed=True),
+    "histories_at": lambda t: histories_at(
+        t["exposures"].mutate(request_id=t["exposures"].exposure_id), t["distinct"], told_at_once=("test",), length=3
+    ),
+    "shown_to": lambda t: shown_to(t["exposures"]),
+    "visits": lambda t: visits(shown_to(t["exposures"]), until=NOON + timedelta(hours=68), days=2),
+    "as_one_arm": lambda t: as_one_arm(t["exposures"]),
+    "counted": lambda t: counted(t["exposures"]),
+    "first_exposures": lambda t: first_exposures(t["exposures"], COMPARED, also=("surface", "context")),
+    "exposed_counts": lambda t: exposed_counts(t["exposures"], COMPARED),
+    "exposed_counts of a canary": lambda t: exposed_counts(t["exposures"], Comparison("t1", canary=True)),
+    "bot_counts": lambda t: bot_counts(t["exposures"], COMPARED),
+    "head_items": lambda t: head_items(t["events"], window=WINDOW),
+    "user_outcomes": outcomes,
+    "user_outcomes of a reign": lambda t: outcomes(t, window=REIGN),
+    "of_rule": lambda t: of_rule(outcomes(t), 3),
+    "arm_day_sums of clicks": lambda t: arm_day_sums(of_rule(outcomes(t), 0)),
+    "arm_day_sums of values": lambda t: arm_day_sums(of_rule(outcomes(t), 1)),
+    "late_counts": lambda t: late_counts(outcomes(t)),
+    "slice_sums": lambda t: slice_sums(of_rule(outcomes(t), 0), t["users"], rules=SLICES),
+    "user_credits": lambda t: credits_of(t, "e"),
+    "user_credits of a trade-off": lambda t: credits_of(t, "e", rule=TRADE_OFF),
+    "credit_counts": lambda t: credit_counts(credits_of(t, "e", "f")),
+    "served_figures": lambda t: served_figures(t["exposures"], Asked(NOON, WINDOW.watermark, trial_id="t1")),
+    "served_figures of a reign": lambda t: served_figures(t["exposures"], Asked(NOON, epoch=1)),
+    "broken_since": lambda t: broken_since(t["quarantine"], since=NOON, most=4),
+    "served_digests": lambda t: served_digests(t["exposures"], Asked(NOON, trial_id="t1")),
 }
 PROFILES: dict[str, Callable[[Tables], ibis.Table]] = {
     "profile": lambda t: profile(t["events"], trailing=t["earlier"], items=t["items"]),
@@ -108,6 +179,15 @@ ORDERED = {
     "standings",
     "newly_held",
     "exposed_counts",
+    "exposed_counts of a canary",
+    "bot_counts",
+    "arm_day_sums of clicks",
+    "late_counts",
+    "slice_sums",
+    "credit_counts",
+    "served_figures",
+    "served_digests",
+    "broken_since",
 }
 
 
@@ -142,16 +222,19 @@ def inputs() -> dict[str, pa.Table]:
             "delivery_id": f"d{chance.randrange(9)}",
         }
 
+    told = [None, "{}", "[1", *(json.dumps(each, ensure_ascii=ascii) for each in CONTEXTS for ascii in (False, True))]
+
     def exposure(place: int) -> dict[str, object]:
         return {
             **{"exposure_id": f"x{place}", "request_id": f"r{place // 3}", "user": chance.choice(PEOPLE)},
             **{"item_id": chance.choice(THINGS), "position": 1, "propensity": 0.125, "propensity_kind": "exact"},
-            **{"score": None, "policy": "p", "surface": "s", "trial": chance.choice(["t1", "t1", "t2", None])},
-            **{"variant": chance.choice(["champion", "challenger", "popularity"]), "allocation": 0.5},
-            **{"assignment_reason": "hash", "champion_epoch": 1, "model_version": 1, "digest": "d"},
-            **{"served_by": "model", "candidate_set_hash": "h", "explored": False},
-            **{"is_shadow": chance.random() < 0.1, "is_bot": chance.random() < 0.1, "bot_rules": None},
-            **{"latency_ms": 1.0, "error": None, "shown_time": instant(0), "context": None},
+            **{"score": None, "policy": chance.choice(["team-draft", "team-draft/agreed"]), "surface": "s"},
+            **{"trial": chance.choice(["t1", "t1", "t2", None]), "variant": chance.choice(VARIANTS), "allocation": 0.5},
+            **{"assignment_reason": chance.choice(["hash", "hash", "canary", "fallback"]), "champion_epoch": 1},
+            **{"model_version": 1, "digest": chance.choice("def"), "served_by": "model", "candidate_set_hash": "h"},
+            **{"explored": False, "is_shadow": chance.random() < 0.1, "is_bot": chance.random() < 0.1},
+            **{"bot_rules": None, "latency_ms": chance.randrange(1, 80) / 8, "shown_time": instant(0)},
+            **{"error": chance.choice([None, None, "zu spät"]), "context": chance.choice(told)},
             **{"received_time": NOON, "source": "s", "delivery_id": "d"},
         }
 
@@ -167,6 +250,18 @@ def inputs() -> dict[str, pa.Table]:
             "row": place,
             "user": chance.choice([None, "", "日本"]),
             "raw": chance.choice([b"", b"{}", b"\xff\x00"]),
+        }
+
+    def broken(place: int) -> dict[str, object]:
+        """Each delivery at a time of its own, so that the newest is one; a rule may be broken twice by a row."""
+        whys = [
+            {"expectation": f"ä{chance.randrange(3)}", "column": chance.choice(["user", "日本"]), "message": "m"}
+            for _ in range(chance.randrange(4))
+        ]
+        received = NOON + timedelta(hours=place % 9)
+        return {
+            **{"delivery_id": f"d{place % 9}", "row": place, "kind": "events", "user": None, "format": "json"},
+            **{"raw": b"{}", "reasons": whys, "source": "s", "received_time": received, "state": "open"},
         }
 
     def item(place: int) -> dict[str, object]:
@@ -209,6 +304,7 @@ def inputs() -> dict[str, pa.Table]:
         "known": rows.slice(0, 30).select(["key", "content"]),
         "failed": pa.Table.from_pylist([held(place) for place in range(30)], schema=HELD),
         "held": pa.Table.from_pylist([held(place) for place in range(8)], schema=HELD).select(["user", "raw"]),
+        "quarantine": pa.Table.from_pylist([broken(place) for place in range(40)], schema=QUARANTINE),
         "none": EVENTS.empty_table(),
     }
 

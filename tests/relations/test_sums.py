@@ -13,12 +13,11 @@ from relations.schemas import EVENTS, EXPOSURES
 from relations.sums import (
     SUM_COLUMNS,
     OutcomeRule,
-    TrialWindow,
     arm_day_sums,
-    exposed_counts,
-    first_exposures,
+    of_rule,
     user_outcomes,
 )
+from relations.trial_users import Comparison, TrialWindow, exposed_counts, first_exposures
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -59,8 +58,12 @@ def tables(exposures, events):
 
 
 def rows_of(exposures, events, *, window=WINDOW, outcome=CLICKS):
-    users = user_outcomes(*tables(exposures, events), window=window, outcome=outcome)
+    users = outcomes(exposures, events, window=window, outcome=outcome)
     return {row["user"]: row for row in users.to_pyarrow().to_pylist()}
+
+
+def outcomes(exposures, events, *, window=WINDOW, outcome=CLICKS):
+    return of_rule(user_outcomes(*tables(exposures, events), window=window, rules=[outcome]), 0)
 
 
 def numbers(row):
@@ -88,9 +91,9 @@ def test_a_duplicate_outcome_counts_once_but_its_value_twice():
 def test_the_window_is_closed_and_starts_with_the_first_exposure():
     shown = [exposure("a1", "ann", 1), exposure("a2", "ann", 25), exposure("a3", "ann", 25.001)]
     late = 25 + 1 / 3600
-    outcomes = [event("e1", "a1", 25), event("e2", "a2", late), event("e3", "a3", 25.002)]
+    named = [event("e1", "a1", 25), event("e2", "a2", late), event("e3", "a3", 25.002)]
     # a3 is shown after 1 + 24 h; the click on a2 comes a second too late; the one on a1 at the last moment
-    assert numbers(rows_of(shown, outcomes)["ann"]) == (1, 2, 0, 0)
+    assert numbers(rows_of(shown, named)["ann"]) == (1, 2, 0, 0)
 
 
 def test_only_the_metrics_behaviour_and_only_outcomes_of_exposures():
@@ -106,7 +109,7 @@ def test_an_immature_user_is_not_in_the_data():
     assert set(found) == {"ann"}  # 48 + 24 ≤ 72 is matured, a few seconds later is not
 
 
-def test_bots_shadows_other_trials_and_other_variants_are_left_out():
+def test_bots_shadows_canaries_other_trials_and_other_variants_are_left_out():
     shown = [
         exposure("a1", "ann", 1),
         exposure("a2", "ann", 2, bot=True),
@@ -114,9 +117,12 @@ def test_bots_shadows_other_trials_and_other_variants_are_left_out():
         exposure("a4", "ann", 2, trial="t2"),
         exposure("a5", "ann", 2, trial=None),
         exposure("a6", "ann", 2, variant="popularity"),
+        exposure("a7", "ann", 2, variant="interleaved"),
         exposure("b1", "bot", 1, bot=True),
+        exposure("c1", "cat", 1, assignment_reason="canary"),
+        exposure("c2", "cat", 2, assignment_reason="canary", variant="challenger"),
     ]
-    found = rows_of(shown, [event(f"e{place}", f"a{place}", 3) for place in range(1, 7)])
+    found = rows_of(shown, [event(f"e{place}", f"a{place}", 3) for place in range(1, 8)])
     assert set(found) == {"ann"}
     assert numbers(found["ann"]) == (1, 1, 0, 0)
 
@@ -136,7 +142,7 @@ def test_a_user_seen_in_both_arms_keeps_the_first_and_is_reported():
     assert found["ann"]["arm"] == "champion"
     assert found["ann"]["crossed"]
     assert not found["bob"]["crossed"]
-    counts = exposed_counts(tables(shown, [])[0], trial_id="t1").to_pyarrow().to_pylist()
+    counts = exposed_counts(tables(shown, [])[0], Comparison("t1")).to_pyarrow().to_pylist()
     assert counts == [
         {"arm": "challenger", "users": 1, "crossed": 0},
         {"arm": "champion", "users": 1, "crossed": 1},
@@ -145,7 +151,7 @@ def test_a_user_seen_in_both_arms_keeps_the_first_and_is_reported():
 
 def test_ties_in_time_go_to_the_smaller_exposure_id():
     shown = [exposure("b", "ann", 1, variant="challenger"), exposure("a", "ann", 1, variant="champion")]
-    (row,) = first_exposures(tables(shown, [])[0], trial_id="t1").to_pyarrow().to_pylist()
+    (row,) = first_exposures(tables(shown, [])[0], Comparison("t1")).to_pyarrow().to_pylist()
     assert row["arm"] == "champion"
 
 
@@ -159,7 +165,7 @@ def test_the_pre_period_is_the_users_own_and_ends_at_the_start():
         exposure("p5", "ann", -3, trial=None, bot=True),
         exposure("q1", "bob", -1, trial=None),  # bob never joins the trial
     ]
-    outcomes = [
+    named = [
         event("e1", "p1", -0.5),
         event("e2", "p2", 0),  # at the start: the trial's time, not the pre-period's
         event("e3", "p3", -24),
@@ -167,7 +173,7 @@ def test_the_pre_period_is_the_users_own_and_ends_at_the_start():
         event("e5", "p5", -2),
         event("e6", "q1", -0.5),
     ]
-    found = rows_of(shown, outcomes)
+    found = rows_of(shown, named)
     assert set(found) == {"ann"}
     assert numbers(found["ann"]) == (0, 1, 2, 3)
     assert not found["ann"]["is_new"]
@@ -186,12 +192,12 @@ def test_sums_by_hand():
         *(exposure(f"b{place}", "bob", 2) for place in range(6)),
         exposure("c1", "cat", 25, variant="challenger"),
     ]
-    outcomes = [
+    named = [
         event("e1", "a0", 2),
         *(event(f"f{place}", f"b{place}", 3) for place in range(2)),
         *(event(f"g{place}", f"p{place}", -4) for place in range(3)),
     ]
-    users = user_outcomes(*tables(shown, outcomes), window=WINDOW, outcome=CLICKS)
+    users = outcomes(shown, named)
     first, second = arm_day_sums(users).to_pyarrow().to_pylist()
     # ann: S, N, S0, N0 = 1, 4, 3, 5; bob: 2, 6, 0, 0
     expected = {"arm": "champion", "day": date(2026, 3, 2), "n": 2, "s": 1 + 2, "i": 4 + 6, "s0": 3, "i0": 5}
@@ -206,9 +212,9 @@ def test_the_columns_are_the_estimators():
 
 
 def test_no_exposures_at_all():
-    users = user_outcomes(*tables([], []), window=WINDOW, outcome=CLICKS)
+    users = outcomes([], [])
     assert arm_day_sums(users).to_pyarrow().num_rows == 0
-    assert exposed_counts(tables([], [])[0], trial_id="t1").to_pyarrow().num_rows == 0
+    assert exposed_counts(tables([], [])[0], Comparison("t1")).to_pyarrow().num_rows == 0
 
 
 def test_the_clock_of_the_machine_does_not_matter(monkeypatch):
@@ -232,11 +238,11 @@ def test_order_of_rows_is_irrelevant_and_days_add_up(shown, seed):
         variant = "champion" if user in "abc" else "challenger"
         exposures.append(exposure(f"x{place}", user, hours, variant=variant, bot=bot and clicks == 0, trial=trial))
         events += [event(f"e{place}-{number}", f"x{place}", hours + number) for number in range(clicks)]
-    users = user_outcomes(*tables(exposures, events), window=WINDOW, outcome=CLICKS)
+    users = outcomes(exposures, events)
     sums = arm_day_sums(users).to_pyarrow().to_pylist()
     seed.shuffle(exposures)
     seed.shuffle(events)
-    again = arm_day_sums(user_outcomes(*tables(exposures, events), window=WINDOW, outcome=CLICKS))
+    again = arm_day_sums(outcomes(exposures, events))
     assert again.to_pyarrow().to_pylist() == sums
     rows = users.to_pyarrow().to_pylist()
     for arm in ("champion", "challenger"):

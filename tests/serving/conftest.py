@@ -12,8 +12,13 @@ import onnx
 import pytest
 from fastapi.testclient import TestClient
 from onnx import TensorProto, helper, numpy_helper
+from prometheus_client.parser import text_string_to_metric_families
 
+from model.graph import add_best
 from serving.app import create_app
+from serving.choosing.offers import OfferWatch
+from serving.choosing.snapshots import Watcher
+from serving.networks.side import SideWatch
 from stores import popularity
 from stores.bundle import Bundle, write_bundle
 from stores.home import Home
@@ -25,7 +30,8 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BEHAVIOURS = ["<pad>", "view", "click", "favourite", "cart", "purchase", "rating", "dwell", "share", "dislike"]
 
 
-INPUTS = ["items", "behaviours", "ages"]
+EVENTS = ["items", "behaviours", "ages"]
+REQUEST = ["mask", "excluded", "k"]
 
 
 def linear_network(
@@ -36,7 +42,9 @@ def linear_network(
     per_second: float = 0.0,
     of_attributes: int = 0,
 ) -> bytes:
-    """scores[v] = mean over the history of (embedding[item] + 0 · of_behaviour + per_second · age) · output[:, v].
+    """A release's graph of a linear network.
+
+    scores[v] = mean over the history of (embedding[item] + 0 · of_behaviour + per_second · age) · output[:, v].
 
     With `of_attributes` > 0 the sum of an event's attribute codes is added beside the age.
     """
@@ -44,7 +52,7 @@ def linear_network(
     weights = {
         "embedding": embedding_IxD.astype(np.float32),
         "of_behaviour": np.zeros((behaviours, width), np.float32),
-        "output": output_DxV.astype(np.float32),
+        "output": np.pad(output_DxV.astype(np.float32), ((0, 0), (1, 0))),
         "per_second": np.array([per_second], np.float32),
         "last": np.array([2], np.int64),
     }
@@ -56,10 +64,11 @@ def linear_network(
         helper.make_node("Mul", ["seconds", "per_second"], ["weighed"]),
         helper.make_node("Unsqueeze", ["weighed", "last"], ["of_ages"]),
         helper.make_node("Add", ["of_codes", "of_ages"], ["vectors"]),
-        helper.make_node("ReduceMean", ["vectors", "axes"], ["mean"], keepdims=0),
-        helper.make_node("MatMul", ["mean", "output"], ["scores"]),
+        helper.make_node("ReduceMean", ["vectors", "axes"], ["state"], keepdims=0),
+        helper.make_node("MatMul", ["state", "output"], ["unmasked"]),
+        helper.make_node("Add", ["unmasked", "mask"], ["scores"]),
     ]
-    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "length"]) for n in INPUTS]
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "length"]) for n in EVENTS]
     if of_attributes:
         shape = ["batch", "length", of_attributes]
         inputs.append(helper.make_tensor_value_info("attributes", TensorProto.INT64, shape))
@@ -69,17 +78,22 @@ def linear_network(
             helper.make_node("Add", ["of_codes", "of_ages"], ["told"]),
             helper.make_node("Add", ["told", "of_attributes"], ["vectors"]),
         ]
+    rows = output_DxV.shape[1] + 1
+    inputs.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [rows]))
     graph = helper.make_graph(
         nodes,
         "linear",
         inputs,
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", output_DxV.shape[1]])],
+        [
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", rows]),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, ["batch", width]),
+        ],
         [
             *(numpy_helper.from_array(array, name) for name, array in weights.items()),
             numpy_helper.from_array(np.array([1], np.int64), "axes"),
         ],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = add_best(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 
@@ -115,7 +129,8 @@ def write_release(
     )
     features = {"max_history": max_history, "behaviours": BEHAVIOURS, "padding": 0}
     stated: dict[str, Any] = {"attributes": list(attributes)} if attributes else {}
-    stated["inputs"] = [*INPUTS, *(["attributes"] if attributes else [])] if inputs is None else inputs
+    given = ["attributes"] if attributes else []
+    stated["inputs"] = [*EVENTS, *given, *REQUEST] if inputs is None else inputs
     if stated["inputs"] == []:
         del stated["inputs"]
     (files / "features.json").write_text(json.dumps(features | stated))
@@ -133,6 +148,7 @@ class Shop:
     ledger: Ledger = field(init=False)
     items: tuple[str, ...] = tuple(f"item-{n:02d}" for n in range(20))
     versions: int = 0
+    running: list[TestClient] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger.of(self.home, self.settings)
@@ -165,20 +181,41 @@ class Shop:
         """Bootstrap a champion; returns its digest."""
         return self.ledger.bootstrap(version or self.version(**shape), actor="ada", reason="first", now=NOW).digest
 
-    def trial(self, challenger: int, *, name: str = "t1", allocation: float = 0.5, salt: str = "salt") -> None:
+    def trial(
+        self, *challengers: int, name: str = "t1", allocation: float = 0.5, salt: str = "salt", **given: Any
+    ) -> None:
+        """`given`: as is_aa, mode, share; bake_hours goes into the frozen configuration."""
+        config = {"name": name, "bake_hours": given.pop("bake_hours", 0)}
         self.ledger.open_trial(
-            name, {"name": name}, challenger=challenger, salt=salt, allocation=allocation, actor="flow", now=NOW
+            name, config, challengers=challengers, salt=salt, allocation=allocation, actor="flow", now=NOW, **given
         )
 
     def promote(self, name: str = "t1") -> str:
         self.ledger.record_evidence(name, {"decision": "PROMOTE", "trial": name}, now=NOW)
         return self.ledger.approve(name, actor="ada", reason="better", now=NOW).digest
 
+    def watcher(self, ledger: Any) -> Watcher:
+        """What follows the ledger in an app, to be refreshed by hand."""
+        return Watcher(
+            ledger,
+            releases=self.home.releases,
+            popularity_list=self.home.popularity,
+            offers=OfferWatch(catalogue_file=self.home.catalogue, blocklist_file=self.home.blocklist),
+            filters_mb=1.0,
+            sides=SideWatch(in_force_file=self.home.side_in_force, folder=self.home.side_indexes),
+            device="cpu",
+            threads=1,
+            retry_seconds=0.0,
+            now=lambda: NOW,
+        )
+
     def publish(self, *items: str) -> None:
         popularity.publish(self.home.popularity, [(item, len(items) - rank) for rank, item in enumerate(items)])
 
     def logged(self, kind: str) -> list[dict[str, Any]]:
         """All rows of one kind, those in open files too."""
+        for client in self.running:
+            assert client.app.state.service.exposure_log.drain()  # type: ignore[attr-defined]
         files = sorted((self.home.landing / kind).iterdir())
         return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
 
@@ -194,17 +231,35 @@ def shop(tmp_path: Path) -> Shop:
 @pytest.fixture
 def start(shop: Shop) -> Iterator[Callable[..., TestClient]]:
     """Start the app on the shop's home, perhaps with other settings by section; stopped at the end of the test."""
-    running: list[TestClient] = []
 
     def start(**sections: dict[str, Any]) -> TestClient:
         stated = shop.settings.model_dump()
         for section, keys in sections.items():
             stated[section] |= keys
-        client = TestClient(create_app(shop.home, Settings.model_validate(stated)), raise_server_exceptions=False)
+        app = create_app(shop.home, Settings.model_validate(stated))
+        client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
         client.__enter__()
-        running.append(client)
+        shop.running.append(client)
         return client
 
     yield start
-    for client in running:
+    for client in shop.running:
         client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def scrape() -> Callable[[TestClient], dict[str, float]]:
+    """The samples of an app's /metrics, as Prometheus writes them: name{label="text",…} → value."""
+
+    def scrape(client: TestClient) -> dict[str, float]:
+        answer = client.get("/metrics")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        found = {}
+        for family in text_string_to_metric_families(answer.text):
+            for sample in family.samples:
+                labels = ",".join(f'{name}="{text}"' for name, text in sorted(sample.labels.items()))
+                found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+        return found
+
+    return scrape

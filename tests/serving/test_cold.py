@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from model.graph import add_best
+
 Start = Callable[..., TestClient]
 T = "2026-01-01T00:00:00Z"
 GREEDY = {"exploration": 0.0}
@@ -99,9 +101,9 @@ def told_apart(nobody: int, of_a: int) -> bytes:
     """scores = one row of a table, chosen by the newest position's attribute code; a history does not matter."""
     from onnx import TensorProto, helper, numpy_helper
 
-    table = np.zeros((3, ITEMS), dtype=np.float32)
-    table[[0, 1], nobody] = 1
-    table[2, of_a] = 1
+    table = np.zeros((3, ITEMS + 1), dtype=np.float32)
+    table[[0, 1], nobody + 1] = 1
+    table[2, of_a + 1] = 1
     shapes = {name: ["batch", "length"] for name in ("items", "behaviours", "ages")} | {
         "attributes": ["batch", "length", 1]
     }
@@ -109,14 +111,16 @@ def told_apart(nobody: int, of_a: int) -> bytes:
     nodes = [
         helper.make_node("Gather", ["attributes", "last"], ["newest"], axis=1),
         helper.make_node("Gather", ["newest", "first"], ["code"], axis=1),
-        helper.make_node("Gather", ["table", "code"], ["scores"], axis=0),
+        helper.make_node("Gather", ["table", "code"], ["state"], axis=0),
+        helper.make_node("Add", ["state", "mask"], ["scores"]),
     ]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name, shape in shapes.items()]
     graph = helper.make_graph(
         nodes,
         "told_apart",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name, shape in shapes.items()],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", ITEMS])],
+        [*inputs, helper.make_tensor_value_info("mask", TensorProto.FLOAT, [ITEMS + 1])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", ITEMS + 1]) for name in ("scores", "state")],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = add_best(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
     return bytes(model.SerializeToString())

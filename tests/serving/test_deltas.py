@@ -17,12 +17,12 @@ from model.export import export_graph
 from model.network.ranker import Ranker, RankerConfig
 from model.served import served_weights
 from relations.errors import DataRejected, GateRefused
-from serving.engine import Engine
-from serving.histories import Asked
+from serving.networks.engine import Engine
+from serving.networks.histories import Asked
 from stores.bundle import Bundle, open_bundle, write_bundle
 from stores.clock import set_clock
 from stores.deltas import Change, Weights, delta_facts, find_change, read_delta, write_delta
-from stores.ledger_records import DeltaLimits
+from stores.standing_records import DeltaLimits
 
 Start = Callable[..., TestClient]
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -227,6 +227,7 @@ def _release(graph: onnx.ModelProto, folder: Path, *, beside: bool) -> Bundle:
     items = ", ".join(f'"item-{n:02d}"' for n in range(30))
     (files / "vocabulary.json").write_text(f'{{"items": [{items}]}}')
     (files / "features.json").write_text(
-        '{"max_history": 6, "behaviours": ["<pad>", "view"], "inputs": ["items", "behaviours", "ages"]}'
+        '{"max_history": 6, "behaviours": ["<pad>", "view"], '
+        '"inputs": ["items", "behaviours", "ages", "mask", "excluded", "k"]}'
     )
     return write_bundle(files, describe={"kind": "full"}, releases=folder, attestation={})

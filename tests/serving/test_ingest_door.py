@@ -7,7 +7,7 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from stores.lake import Lake
-from stores.user_state import UserState
+from stores.sqlite_state import SqliteState
 from tasks.ingesting import ingest_landing
 from tasks.refreshing import refresh_serving
 
@@ -39,6 +39,6 @@ def test_every_row_is_accepted_and_an_outcome_names_its_exposure(shop: Any, star
             assert (outcome["user"], outcome["item_id"]) == (exposure["user"], exposure["item_id"])
     # Ingest feeds the same events to the user state, which knows them already.
     refresh_serving(shop.home, shop.settings)
-    state = UserState(shop.home.user_state)
+    state = SqliteState(shop.home.user_state)
     assert [len(state.newest(user, 9)) for user in {exposure["user"] for exposure in exposures}] == [2, 2, 2]
     state.close()

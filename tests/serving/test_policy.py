@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.policy import epsilon_greedy
+from serving.choosing.policy import epsilon_greedy
 
 
 def test_propensities_by_hand() -> None:

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from relations import schemas
-from serving.messages import BEHAVIOURS, RecommendAnswer
+from serving.web.messages import BEHAVIOURS, RecommendAnswer
 from stores.clock import set_clock
 from stores.pseudonyms import Keys
 
@@ -335,7 +335,9 @@ def test_the_behaviours_are_those_of_the_events_table() -> None:
 def test_the_api_describes_itself(shop: Any, start: Start) -> None:
     shop.publish("a")
     described = start().get("/openapi.json").json()
-    assert {"/v1/recommend", "/v1/feedback", "/healthz", "/readyz"} == set(described["paths"])
+    asked = {"/v1/recommend", "/v1/recommend/batch", "/v1/feedback"}
+    asked |= {"/v1/users/preferences", "/v1/users/preferences/read", "/v1/admin/kill"}
+    assert asked | {"/healthz", "/readyz", "/metrics"} == set(described["paths"])
     referred = set()
 
     def walk(node: Any) -> None:
@@ -348,6 +350,7 @@ def test_the_api_describes_itself(shop: Any, start: Start) -> None:
                 walk(value)
 
     walk(described)
-    assert referred == {f"#/components/schemas/{name}" for name in described["components"]["schemas"]}
+    stated = {f"#/components/{kind}/{name}" for kind, parts in described["components"].items() for name in parts}
+    assert referred == {one for one in stated if "/securitySchemes/" not in one}
     body = described["paths"]["/v1/recommend"]["post"]["requestBody"]
     assert body["content"]["application/json"]["schema"]["$ref"].endswith("/RecommendRequest")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import pytest
 
 from relations.errors import DependencyFailed, UsageError
 from serving.run import main, run
+from stores.api_keys import Role, add_key, revoke_key
 from stores.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = (
-    "torch,mlflow,prefect,pyarrow,scipy,pandas,great_expectations,deltalake,duckdb,ibis,transformers,"
-    "relations.schemas,relations.refs,model,gate,tasks,flows,expectations"
+    "torch,mlflow,prefect,pyarrow,scipy,pandas,great_expectations,deltalake,duckdb,ibis,transformers,nacl,"
+    "relations.schemas,relations.refs,model,gate.metrics,gate.trial,gate.boundaries,gate.decision,tasks,flows,expectations"
 )
 
 Launch = Callable[..., subprocess.Popen[bytes]]
@@ -84,7 +86,8 @@ async def receive(): return {{"type": "http.request", "body": b'{{"user_id": "u"
 async def main():
     async with app.router.lifespan_context(app):
         scope = {{"type": "http", "asgi": {{"version": "3.0"}}, "http_version": "1.1", "method": "POST", "headers":
-            [(b"content-type", b"application/json")], "path": "/v1/recommend", "raw_path": b"/v1/recommend",
+            [(b"content-type", b"application/json"), (b"host", b"localhost")],
+            "path": "/v1/recommend", "raw_path": b"/v1/recommend",
             "query_string": b"", "scheme": "http", "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1)}}
         await app(scope, receive, send)
 asyncio.run(main())
@@ -128,6 +131,10 @@ def test_a_killed_servers_rows_are_handed_over_by_the_next(shop: Any, launch: La
     connection = http.client.HTTPConnection("127.0.0.1", announced(shop, first)["port"], timeout=10)
     for user in range(20):
         post(connection, "/v1/recommend", {"user_id": str(user), "k": 2})
+    (open_file,) = (shop.home.landing / "exposures").glob("*.part")
+    until = time.monotonic() + 30
+    while len(open_file.read_bytes().splitlines()) < 40 and time.monotonic() < until:
+        time.sleep(0.01)  # written behind the answers, some milliseconds later
     first.kill()
     first.wait()
     connection.close()
@@ -137,13 +144,61 @@ def test_a_killed_servers_rows_are_handed_over_by_the_next(shop: Any, launch: La
     assert sum(len(file.read_text().splitlines()) for file in files) == 40
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "", "127.0.0.1.example.org"])
-def test_only_loopback_is_served(shop: Any, host: str) -> None:
-    with pytest.raises(UsageError, match="loopback only"):
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "::ffff:0.0.0.0"])
+def test_without_keys_only_loopback_is_served(shop: Any, host: str) -> None:
+    with pytest.raises(UsageError, match="loopback only, as no API key was made"):
         run(shop.home, shop.settings, host=host, port=0)
     with pytest.raises(UsageError, match="loopback only"):
         run(shop.home, Settings.model_validate({"serving": {"host": host}}), port=0)
     assert not (shop.home.run / "serving.json").exists()
+
+
+@pytest.mark.parametrize("host", ["example.org", "", "127.0.0.1.example.org", "localhost "])
+def test_what_is_no_address_is_not_served(shop: Any, host: str) -> None:
+    add_key(shop.home.api_keys, name="shop", roles=[Role.RECOMMEND], lifetime=None, now=datetime.now(UTC))
+    with pytest.raises(UsageError, match="is no address"):
+        run(shop.home, shop.settings, host=host, port=0)
+
+
+@pytest.mark.servers
+def test_with_a_key_every_address_is_served_and_asks_for_it(shop: Any, launch: Launch) -> None:
+    shop.publish("a", "b")
+    _, key = add_key(shop.home.api_keys, name="shop", roles=[Role.RECOMMEND], lifetime=None, now=datetime.now(UTC))
+    process = launch("--host", "0.0.0.0")
+    stated = announced(shop, process)
+    assert stated["host"] == "0.0.0.0"
+    connection = http.client.HTTPConnection("127.0.0.1", stated["port"], timeout=10)
+
+    def status(path: str, **headers: str) -> int:
+        connection.request("POST" if path.startswith("/v1") else "GET", path, b'{"user_id": "u"}', headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+    as_json, bearer = {"Content-Type": "application/json"}, {"Authorization": f"Bearer {key}"}
+    assert status("/v1/recommend", **as_json) == 401
+    assert status("/v1/recommend", **as_json, **bearer, Host="shop.example.org") == 200
+    assert status("/v1/recommend", **as_json, **bearer, **{"X-Ratchet-Now": "2026-01-01T00:00:00Z"}) == 403
+    assert status("/healthz") == 200
+    assert [status("/docs"), status("/openapi.json")] == [401, 401]
+    assert [status("/docs", **bearer), status("/openapi.json", **bearer)] == [200, 200]
+    assert status("/v1/feedback", **as_json, **bearer) == 403
+    # A key made and a key revoked while the server runs count within poll_seconds.
+    _, second = add_key(shop.home.api_keys, name="log", roles=[Role.FEEDBACK], lifetime=None, now=datetime.now(UTC))
+    wanted = {"Authorization": f"Bearer {second}"}
+    assert eventually(lambda: status("/v1/feedback", **as_json, **wanted) == 422)  # let in, and the body is none
+    revoke_key(shop.home.api_keys, "shop", now=datetime.now(UTC))
+    assert eventually(lambda: status("/v1/recommend", **as_json, **bearer) == 401)
+    connection.close()
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def test_a_taken_port_is_named(shop: Any) -> None:

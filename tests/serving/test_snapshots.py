@@ -4,7 +4,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from relations.errors import DependencyFailed
-from serving.assignment import assign
-from serving.snapshots import Watcher
+from serving.choosing.assignment import assign
 from stores.pseudonyms import Keys
+from stores.serving_records import ServingTrial
 
 Start = Callable[..., TestClient]
 T = "2026-01-01T00:00:00Z"
@@ -41,7 +40,7 @@ def serves(digest: str) -> Callable[[dict[str, Any]], bool]:
 
 def arm(shop: Any, user: str, *, salt: str = "salt", allocation: float = 0.5) -> str:
     pseudonym = Keys.load(shop.home.keys).user(user)
-    return assign(pseudonym, trial="t1", salt=salt, allocation=allocation).variant
+    return assign(pseudonym, ServingTrial("t1", 2, "d", 1, salt, allocation)).variant
 
 
 def test_popularity_then_the_first_champion_then_the_promoted_then_back(shop: Any, start: Start) -> None:
@@ -180,23 +179,11 @@ class Unplugged:
         return self.ledger.serving_state()
 
 
-def watcher(shop: Any, ledger: Any) -> Watcher:
-    return Watcher(
-        ledger,
-        releases=shop.home.releases,
-        popularity_list=shop.home.popularity,
-        device="cpu",
-        threads=1,
-        retry_seconds=0.0,
-        now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
-    )
-
-
 def test_a_ledger_out_of_reach_changes_nothing_but_the_report(shop: Any) -> None:
     digest = shop.crown()
     shop.trial(shop.version())
     ledger = Unplugged(shop.ledger)
-    watching = watcher(shop, ledger)
+    watching = shop.watcher(ledger)
     watching.refresh()
     before = watching.current
     ledger.down = True
@@ -212,7 +199,7 @@ def test_a_ledger_out_of_reach_changes_nothing_but_the_report(shop: Any) -> None
 
 def test_a_damaged_popularity_list_keeps_the_former_one(shop: Any) -> None:
     shop.publish("a", "b")
-    watching = watcher(shop, shop.ledger)
+    watching = shop.watcher(shop.ledger)
     watching.refresh()
     shop.home.popularity.write_text("{")
     watching.refresh()
@@ -225,7 +212,7 @@ def test_a_damaged_popularity_list_keeps_the_former_one(shop: Any) -> None:
 
 def test_only_a_few_former_champions_stay_in_memory(shop: Any) -> None:
     shop.crown()
-    watching = watcher(shop, shop.ledger)
+    watching = shop.watcher(shop.ledger)
     watching.refresh()
     for number in range(5):
         shop.trial(shop.version(), name=f"t{number}", salt=str(number))
@@ -234,7 +221,7 @@ def test_only_a_few_former_champions_stay_in_memory(shop: Any) -> None:
         watching.refresh()
     assert watching.current.champion is not None
     assert watching.current.champion.version == 6
-    assert len(watching.digests) == 3
+    assert len(watching.engines.digests) == 3
 
 
 def test_no_answer_mixes_versions_while_champions_change_under_load(shop: Any, start: Start) -> None:
@@ -287,3 +274,27 @@ def test_a_lost_user_state_costs_the_history_and_not_the_answer(
         monkeypatch.setattr(client.app.state.service.user_state, "newest", broken)  # type: ignore[attr-defined]
     assert len(ask(client)["items"]) == 3
     assert shop.logged("exposures")[0]["error"] == (None if lost == "none" else "user state: disk I/O error")
+
+
+def test_two_who_look_at_once_take_turns(shop: Any) -> None:
+    """Beside one another each would take the other's half-made lists for its own former ones, and lose them."""
+    shop.crown()
+    inside, most = 0, 0
+
+    class Slow:
+        def serving_state(self) -> Any:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.05)
+            inside -= 1
+            return shop.ledger.serving_state()
+
+    watching = shop.watcher(Slow())
+    looking = [threading.Thread(target=watching.refresh) for _ in range(4)]
+    for thread in looking:
+        thread.start()
+    for thread in looking:
+        thread.join()
+    assert most == 1
+    assert watching.current.champion is not None

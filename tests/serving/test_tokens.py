@@ -5,8 +5,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from serving.bots import RateRule
-from serving.tokens import DAY_US, Tokens
+from serving.choosing.bots import RateRule
+from serving.choosing.tokens import DAY_US, Tokens
 
 TOKENS = Tokens(b"k" * 32, days=30)
 SHOWN = 1_767_225_600_000_000

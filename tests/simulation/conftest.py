@@ -29,10 +29,15 @@ class Stub:
     def events(self) -> list[dict[str, Any]]:
         return [event for path, body, _ in self.requests if path == "/v1/feedback" for event in body["events"]]
 
-    def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, path: str, body: dict[str, Any], place: int | None = None) -> dict[str, Any]:
+        """`place`: of the request in its batch."""
         if path == "/v1/feedback":
             return {"accepted": len(body["events"]), "duplicate": 0, "refused": []}
-        number = f"r{len(self.requests)}"
+        if path == "/v1/recommend/batch":
+            return {
+                "answers": [self.answer("/v1/recommend", each, place) for place, each in enumerate(body["requests"])]
+            }
+        number = f"r{len(self.requests)}{'' if place is None else f'.{place}'}"
         items = [
             {"item_id": item, "score": 0.0, "position": place, "propensity": 1.0, "token": f"{number}:{place}"}
             for place, item in enumerate(self.show(body), start=1)

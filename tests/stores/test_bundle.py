@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.fault_bundles import forged
 from relations.errors import DataRejected, DependencyFailed, RatchetError, UsageError
-from stores import bundle as bundles
 from stores.bundle import Bundle, open_bundle, write_bundle
 
 DESCRIBE = {"architecture": "ranker", "items": 3, "max_history": 50, "behaviours": ["<pad>", "view"], "kind": "full"}
@@ -145,26 +145,13 @@ def test_an_escaping_path_is_refused_even_under_a_matching_digest(written: Bundl
     secret.write_bytes(b"secret")
     entry = {"sha256": hashlib.sha256(b"secret").hexdigest(), "bytes": 6}
     with pytest.raises(DataRejected, match="plain relative"):
-        open_bundle(written.folder.parent, _forged(written, {**written.manifest["files"], path: entry}))
+        open_bundle(written.folder.parent, forged(written, {**written.manifest["files"], path: entry}))
 
 
 @pytest.mark.parametrize("files", [None, {}, [], "model.onnx", {"model.onnx": None}, {"model.onnx": {"bytes": 1}}])
 def test_a_manifest_of_another_shape_is_refused_even_under_a_matching_digest(written: Bundle, files: object) -> None:
     with pytest.raises(DataRejected, match="damaged"):
-        open_bundle(written.folder.parent, _forged(written, files))
-
-
-def _forged(written: Bundle, files: object) -> str:
-    """A copy of the bundle whose manifest names `files` and is consistent in itself, as an attacker would make it."""
-    stated = {key: value for key, value in written.manifest.items() if key != "digest"} | {"files": files}
-    digest = hashlib.sha256(bundles._canonical(stated)).hexdigest()
-    folder = written.folder.parent / digest
-    shutil.copytree(written.folder, folder)
-    (folder / "manifest.json").write_bytes(bundles._canonical({**stated, "digest": digest}))
-    attestation = {"digest": digest}
-    attestation["checksum"] = bundles._checksum(attestation)
-    (folder / "attestation.json").write_bytes(bundles._canonical(attestation))
-    return digest
+        open_bundle(written.folder.parent, forged(written, files))
 
 
 def test_another_bundle_under_this_name_is_refused(written: Bundle, tmp_path: Path) -> None:

@@ -65,6 +65,16 @@ def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.part")) == []
 
 
+@pytest.mark.parametrize("half", [b"3", b"x" * 70_000, b"x" * 131_072])
+def test_a_line_in_whose_middle_a_kill_came_is_cut_off(tmp_path: Path, half: bytes) -> None:
+    (tmp_path / "1.jsonl.part").write_bytes(b"1\n2\n" + half)
+    (tmp_path / "2.jsonl.part").write_bytes(half)
+    (tmp_path / "3.jsonl.part").write_bytes(half + b"\n")
+    log(tmp_path)
+    assert complete(tmp_path) == [b"1\n2\n", half + b"\n"]
+    assert list(tmp_path.glob("*.part")) == []
+
+
 def test_a_living_process_keeps_its_file(tmp_path: Path) -> None:
     living = log(tmp_path)
     living.append([b"1\n"])
@@ -98,3 +108,43 @@ def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DependencyFailed, match="file"):
         log(tmp_path / "file")
+
+
+def test_what_is_forced_to_the_disk_is_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forced: list[int] = []
+
+    def fdatasync(file: int) -> None:
+        forced.append(os.fstat(file).st_ino)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    landing = log(tmp_path)
+    landing.sync()
+    assert forced == []
+    landing.append([b"1\n"])
+    (first,) = (path.stat().st_ino for path in tmp_path.iterdir())
+    landing.sync()
+    landing.sync()
+    assert forced == [first]  # nothing new was written meanwhile
+    landing.append([b"2\n"])
+    landing.hand_over()  # does not wait for the disk
+    assert forced == [first]
+    landing.append([b"3\n"])
+    landing.sync()
+    (second,) = (path.stat().st_ino for path in tmp_path.glob("*.part"))
+    assert forced == [first, first, second]
+    landing.hand_over()
+    landing.sync()
+    assert forced == [first, first, second]
+
+
+def test_a_disk_that_cannot_force_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fdatasync(_file: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    landing = log(tmp_path)
+    landing.append([b"1\n"])
+    with pytest.raises(DependencyFailed, match="Input/output error"):
+        landing.sync()
+    landing.hand_over()
+    assert complete(tmp_path) == [b"1\n"]

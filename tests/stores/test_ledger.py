@@ -1,22 +1,21 @@
 """The ledger's rules: who becomes champion, who may approve what, and what ends a trial."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from gate.trial import TrialState as GateState
+from gate.states import TrialState
 from gate.trial import digest as gate_digest
 from relations.errors import DependencyFailed, GateRefused, SettingsError, UsageError
 from stores.champion import move_champion
 from stores.ledger import Ledger
-from stores.ledger_records import TrialState, VersionRecord, canonical_json, sha256, stamp, unstamp
+from stores.ledger_records import VersionRecord, canonical_json, sha256, stamp, unstamp
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -41,9 +40,9 @@ def record(number: int, *, parent: int | None = None, passed: bool = True, submi
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
+def ledger(ledger_url: str) -> Ledger:
     """Champion version 1; versions 2 to 4 descend from it, one from the other."""
-    made = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    made = Ledger(ledger_url)
     for number, parent in ((1, None), (2, 1), (3, 2), (4, 3)):
         made.record_version(record(number, parent=parent))
     made.bootstrap(1, actor="ann", reason="the first", now=T0)
@@ -52,7 +51,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 def begin(ledger: Ledger, trial: str = "t1", *, challenger: int = 2, **stated: Any) -> str:
     given = {"salt": "salt", "allocation": 0.5, "actor": "bob", "now": T0} | stated
-    return ledger.open_trial(trial, {"challenger": challenger, "n_max": 100}, challenger=challenger, **given)
+    return ledger.open_trial(trial, {"challenger": challenger, "n_max": 100}, challengers=[challenger], **given)
 
 
 def look(ledger: Ledger, decision: str = "PROMOTE", trial: str = "t1", *, number: int = 1, now: datetime = T0) -> str:
@@ -94,8 +93,8 @@ def test_the_whole_way_from_nothing_to_a_promotion_and_back(tmp_path: Path) -> N
     assert ledger.verify() == []
 
 
-def test_a_second_ledger_reads_what_the_first_wrote(ledger: Ledger, tmp_path: Path) -> None:
-    other = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+def test_a_second_ledger_reads_what_the_first_wrote(ledger: Ledger, ledger_url: str) -> None:
+    other = Ledger(ledger_url)
     assert other.champion() == ledger.champion()
     assert other.version(2) == record(2, parent=1)
 
@@ -249,7 +248,7 @@ def test_approval_needs_a_promote_as_the_newest_look(ledger: Ledger) -> None:
 def test_evidence_ages_and_a_fresh_look_renews_it(ledger: Ledger) -> None:
     begin(ledger)
     look(ledger)
-    with pytest.raises(GateRefused, match=r"older than 1 day, 0:00:00; look again"):
+    with pytest.raises(GateRefused, match=r"older than 24 hours; look again"):
         approve(ledger, now=T0 + 24 * HOUR + timedelta(microseconds=1))
     look(ledger, number=2, now=T0 + 25 * HOUR)
     assert approve(ledger, now=T0 + 49 * HOUR).version == 2, "24 hours to the microsecond are not too old"
@@ -260,7 +259,7 @@ def test_a_trial_that_waits_too_long_expires(ledger: Ledger) -> None:
     look(ledger)
     look(ledger, number=2, now=T0 + 72 * HOUR)
     assert ledger.expire(T0 + 72 * HOUR) == ()
-    with pytest.raises(GateRefused, match="EXPIRED: waited for approval since 2026-01-01T00"):
+    with pytest.raises(GateRefused, match="EXPIRED: waited for approval since 2026-01-01 00"):
         approve(ledger, now=T0 + 72 * HOUR + timedelta(seconds=1))
     assert ledger.trial("t1").state is TrialState.EXPIRED
     assert ledger.serving_state().trial is None
@@ -369,7 +368,6 @@ def test_surfaces_are_separate(ledger: Ledger) -> None:
 def test_what_the_gate_freezes_hashes_alike_here() -> None:
     config = {"ü": [1, 2.5, None], "a": {"c": True, "b": "x"}}
     assert sha256(canonical_json(config, what="config")) == gate_digest(config)
-    assert {state.value for state in TrialState} <= {state.value for state in GateState}
 
 
 @given(st.datetimes(timezones=st.just(UTC)))
@@ -381,56 +379,6 @@ def test_stamps_keep_the_moment_and_its_order(moment: datetime) -> None:
 def test_times_without_zone_are_refused(ledger: Ledger) -> None:
     with pytest.raises(UsageError, match="without zone"):
         begin(ledger, now=datetime(2026, 1, 1))  # noqa: DTZ001
-
-
-STEPS: dict[str, Callable[[Ledger, str, int], Any]] = {
-    "open": lambda ledger, trial, n: begin(ledger, trial, challenger=n),
-    "continue": lambda ledger, trial, n: look(ledger, "CONTINUE", trial, number=n),
-    "promote": lambda ledger, trial, n: look(ledger, "PROMOTE", trial, number=n),
-    "reject": lambda ledger, trial, n: look(ledger, "REJECT", trial, number=n),
-    "approve": lambda ledger, trial, n: approve(ledger, trial),
-    "self-approve": lambda ledger, trial, n: approve(ledger, trial, actor="bob"),
-    "stop": lambda ledger, trial, n: ledger.stop_trial(trial, actor="ann", reason="stop", now=T0),
-    "rollback": lambda ledger, trial, n: ledger.rollback(actor="ann", reason="back", now=T0),
-}
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.sampled_from(("t1", "t2")), st.integers(2, 4)), max_size=20)
-)
-def test_no_way_to_champion_but_a_passing_look_and_a_foreign_approval(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, int]]
-) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger') / 'ledger.db'}")
-    for number, parent in ((1, None), (2, 1), (3, 2), (4, 3)):
-        ledger.record_version(record(number, parent=parent))
-    ledger.bootstrap(1, actor="ann", reason="the first", now=T0)
-    for name, trial, number in steps:
-        before = ledger.champion()
-        try:
-            STEPS[name](ledger, trial, number)
-        except (GateRefused, UsageError):
-            assert ledger.champion() == before
-        assert sum(each.is_open for each in ledger.trials()) <= 1
-    assert ledger.verify() == []
-    history = ledger.history()
-    assert [reign.epoch for reign in history] == list(range(1, len(history) + 1))
-    for reign in history:
-        if reign.how == "promote":
-            assert reign.trial is not None
-            trial = ledger.trial(reign.trial)
-            assert trial.decision == "PROMOTE"
-            assert reign.actor != trial.submitter
-        if reign.how == "rollback":
-            assert reign.digest in {former.digest for former in history[: reign.epoch - 1]}
-
-
-def test_a_newer_ledger_is_refused_clearly(ledger: Ledger, tmp_path: Path) -> None:
-    with ledger._database.write() as tx:
-        tx.execute(text("UPDATE meta SET value = '3'"))
-    with pytest.raises(UsageError, match="schema 3, this version of Ratchet reads 2"):
-        Ledger(f"sqlite:///{tmp_path / 'ledger.db'}").champion()
 
 
 def test_an_unreachable_database_says_where(tmp_path: Path) -> None:

@@ -88,6 +88,23 @@ def test_a_run_holds_what_a_person_looks_for(registry: Registry) -> None:
     assert run.url_hint == f"#/experiments/{found.info.experiment_id}/runs/{run.run_id}"
 
 
+def test_a_table_is_one_of_mlflows_and_is_not_doubled(registry: Registry) -> None:
+    import mlflow
+
+    with registry.start_run("full v3") as run:
+        run.log_table([{"name": "int8", "ms": 0.5}], "variants.json")
+        run.log_table([{"name": "fp32", "ms": 1.0}, {"name": "int8", "ms": None}], "variants.json")
+        run.log_table([{"n": 1}], "other.json")
+    client: Any = registry._client
+    tables = json.loads(client.get_run(run.run_id).data.tags["mlflow.loggedArtifacts"])
+    assert tables == [{"path": name, "type": "table"} for name in ("variants.json", "other.json")]
+    experiment = client.get_run(run.run_id).info.experiment_id
+    mlflow.set_tracking_uri(registry.uri)  # the client's own search asks the default one
+    found = client.load_table(experiment, "variants.json", run_ids=[run.run_id])
+    assert found["name"].tolist() == ["fp32", "int8"]
+    assert found["ms"].isna().tolist() == [False, True]
+
+
 def test_a_run_that_broke_is_gone_on_with_and_points_are_not_doubled(registry: Registry) -> None:
     def broken() -> None:
         with registry.start_run("full", key="job-1", tags={"turn": "1"}) as run:
@@ -188,8 +205,14 @@ def mirrored(registry: Registry, made: Home, tmp_path: Path) -> tuple[Ledger, Re
             )
         )
     ledger.bootstrap(1, actor="ann", reason="the first", now=T0)
-    ledger.open_trial("t1", {}, challenger=2, salt="s", allocation=0.5, actor="bob", now=T0)
-    ledger.record_evidence("t1", {"decision": "PROMOTE", "lift": 0.1, "lift_interval": [0.05, 0.15]}, now=T0)
+    ledger.open_trial(
+        "t1", {"primary": {"name": "clicks"}}, challengers=[2], salt="s", allocation=0.5, actor="bob", now=T0
+    )
+    evidence = {
+        "decision": "PROMOTE", "verdict": "PROMOTE", "lift": 0.1, "lift_interval": [0.05, 0.15], "matured": [60, 40],
+        "look": 1, "stage": "compare", "reasons": ["z = 3.10 reaches the boundary 2.80", "more"],
+    }  # fmt: skip
+    ledger.record_evidence("t1", evidence, now=T0)
     return ledger, registry
 
 
@@ -203,37 +226,64 @@ def test_mlflow_shows_what_the_ledger_says(mirrored: tuple[Ledger, Registry]) ->
         {
             "gate.state": "AWAIT_APPROVAL",
             "gate.trial": "t1",
+            "gate.stage": "compare",
             "gate.decision": "PROMOTE",
             "gate.evidence": ledger.trial("t1").evidence[0].sha256,
             "gate.lift": "+0.1000",
             "gate.interval": "[+0.0500, +0.1500]",
+            "gate.users": "100",
+            "gate.reason": "z = 3.10 reaches the boundary 2.80",
         },
         {"gate.state": "OFFLINE_WORSE"},
     ]
     assert reconcile(ledger, registry) == []
     ledger.approve("t1", actor="ann", reason="good", now=T0)
     assert set(reconcile(ledger, registry)) == {
+        "model: described",
+        "model: gate.champion = 2",
+        "model: gate.epoch = 2",
         "version 2: gate.state = PROMOTED",
         "version 2: approved_by = ann",
+        "version 1: described",
+        "version 2: described",
         "alias champion: version 1 → version 2",
         "alias challenger: version 2 → none",
     }
+    found = "t1, look 1, PROMOTE: clicks +10.00% [+5.00%, +15.00%] over 100 users; z = 3.10 reaches the boundary 2.80."
+    assert [each.description for each in registry.versions()] == [
+        "Not champion any more: v2 was approved on 2026-01-01 00:00 UTC (ann: good).",
+        f"Champion since 2026-01-01 00:00 UTC (epoch 2): ann approved it (good). {found}",
+        "Not champion: it failed the offline check, and no trial has met users with it.",
+    ]
     ledger.rollback(actor="dora", reason="worse", now=T0)
     assert set(reconcile(ledger, registry)) == {
+        "model: described",
+        "model: gate.champion = 1",
+        "model: gate.epoch = 3",
         "version 2: gate.state = ROLLED_BACK",
+        "version 1: described",
+        "version 2: described",
         "alias champion: version 2 → version 1",
     }
+    shown = [each.description for each in registry.versions()]
+    assert shown[0] == "Champion again since 2026-01-01 00:00 UTC (epoch 3): dora rolled back from v2 (worse)."
+    assert shown[1].startswith(
+        "Not champion any more: v1 came back by a rollback on 2026-01-01 00:00 UTC (dora: worse)."
+    )
 
 
 def test_what_was_moved_by_hand_is_put_back_and_told(mirrored: tuple[Ledger, Registry]) -> None:
     ledger, registry = mirrored
     reconcile(ledger, registry)
     registry.set_alias("champion", 3)
-    registry.set_tags(3, {"gate.state": "PROMOTED", "approved_by": "eve", "note": "a person's own"})
+    for name, text in (("gate.state", "PROMOTED"), ("approved_by", "eve"), ("note", "a person's own")):
+        registry.set_tag(3, name, text)
+    registry.describe(3, "the best of all")
     assert reconcile(ledger, registry) == [
-        "version 3: gate.state = OFFLINE_WORSE",
-        "version 3: approved_by removed",
         "alias champion: version 3 → version 1",
+        "version 3: approved_by removed",
+        "version 3: described",
+        "version 3: gate.state = OFFLINE_WORSE",
     ]
     assert registry.versions()[2].tags["note"] == "a person's own"
 
@@ -241,21 +291,40 @@ def test_what_was_moved_by_hand_is_put_back_and_told(mirrored: tuple[Ledger, Reg
 def test_an_alias_never_stands_on_another_bundle(mirrored: tuple[Ledger, Registry]) -> None:
     ledger, registry = mirrored
     reconcile(ledger, registry)
-    registry.set_tags(1, {"digest": "f" * 64})
+    registry.set_tag(1, "digest", "f" * 64)
     told = reconcile(ledger, registry)
     assert told[0].startswith("version 1: MLflow has another bundle, ffffffffffff; the ledger's digest is")
     assert "alias champion: version 1 → none" in told
 
 
-def test_a_look_stands_in_the_challengers_run(mirrored: tuple[Ledger, Registry], tmp_path: Path) -> None:
+def test_a_look_stands_on_the_challengers_model_and_in_its_run(
+    mirrored: tuple[Ledger, Registry], tmp_path: Path
+) -> None:
+    """At its own step, once, however often it is told; a look that was missed comes with the next."""
     _, registry = mirrored
     page = tmp_path / "t1.html"
-    page.write_text("evidence")
-    for look in (1, 2):
-        registry.log_trial(2, "t1", metrics={"lift": 0.1 * look, "srm_p": None}, look=look, files=[page])
+    looks: list[tuple[int, dict[str, float | None]]] = [
+        (1, {"srm_p": None, "lift": 0.1}),
+        (2, {"lift": 0.2}),
+        (3, {"lift": 0.3}),
+    ]
+    for told in (looks[:1], looks[:1], looks):
+        page.write_text(f"evidence of {len(told)}, ü", encoding="utf-8")
+        registry.log_trial(2, "t1", looks=told, pages={f"look-{len(told):03d}.html": page})
+    registry.log_trial(2, "t1", looks=[*looks, (4, {"guardrails/größe+%/z": 1.5})])
     client: Any = registry._client
-    run = registry.versions()[1].run_id
-    history = client.get_metric_history(run, "trial/t1/lift")
-    assert [(point.step, point.value) for point in history] == [(1, 0.1), (2, 0.2)]
-    assert [each.path for each in client.list_artifacts(run, "trials/t1")] == ["trials/t1/t1.html"]
-    assert client.get_run(run).info.status == "FINISHED"
+    version = client.get_model_version(registry.model, "2")
+    history = client.get_metric_history(version.run_id, "trial/t1/lift")
+    assert [(point.step, point.value) for point in history] == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    logged, other = (
+        client.get_logged_model(client.get_model_version(registry.model, n).source[len("models:/") :]) for n in "21"
+    )
+    assert {(each.key, each.step, each.value) for each in logged.metrics} == {
+        ("trial/t1/lift", 1, 0.1), ("trial/t1/lift", 2, 0.2), ("trial/t1/lift", 3, 0.3),
+        ("trial/t1/guardrails/größe__/z", 4, 1.5),
+    }  # fmt: skip
+    assert not other.metrics
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": registry.model, "version": 2}]
+    pages = [each.path for each in client.list_artifacts(version.run_id, "trials/t1")]
+    assert pages == ["trials/t1/look-001.html", "trials/t1/look-003.html"]
+    assert client.get_run(version.run_id).info.status == "FINISHED"

@@ -1,27 +1,34 @@
-"""What two rooms must state alike, because neither may import the other.
+"""What two rooms must state alike, because neither may import the other."""
 
-The ledger's states of a trial are the gate's, and it takes no step that the gate's machine forbids."""
-
-from gate.trial import TrialState as GateState
-from serving.bots import RATE_RULE
-from stores.ledger_records import OPEN_STATES, STATE_AFTER, TrialState
-from tasks.trials import BOT_RULES
+from gate.states import OPEN_STATES, STAGES, WATCHED_STATES, TrialState
+from gate.trial import CHALLENGER, MOST_CHALLENGERS
+from serving.choosing.bots import RATE_RULE
+from stores import ledger_records
+from stores.ledger_records import STATE_AFTER
+from tasks.trial_plans import BOT_RULES
 
 
 def test_a_trial_freezes_the_bot_rules_that_serving_applies() -> None:
     assert BOT_RULES == (RATE_RULE,)
 
 
-def test_each_state_of_the_ledger_is_one_of_the_gates() -> None:
-    assert {state.value for state in TrialState} <= {state.value for state in GateState}
+def test_the_ledger_names_and_counts_challengers_as_the_gate_does() -> None:
+    assert (ledger_records.CHALLENGER, ledger_records.MOST_CHALLENGERS) == (CHALLENGER, MOST_CHALLENGERS)
+
+
+def test_every_stage_has_a_state_of_its_name_that_a_trial_may_begin_in() -> None:
+    for mode in STAGES:
+        assert TrialState.OFFLINE_OK.may_become(TrialState(mode.name))
 
 
 def test_what_a_look_decides_is_a_legal_step_from_compare() -> None:
     for state in STATE_AFTER.values():
-        assert state is None or GateState.COMPARE.may_become(GateState(state.value))
+        assert state is None or TrialState.COMPARE.may_become(state)
 
 
-def test_open_states_lead_on_and_all_others_but_promoted_are_ends() -> None:
+def test_a_state_is_open_watched_promoted_before_the_trial_or_an_end() -> None:
+    before = (TrialState.REGISTERED, TrialState.OFFLINE_OK)
     for state in TrialState:
-        is_open = state in OPEN_STATES
-        assert GateState(state.value).is_end is (not is_open and state is not TrialState.PROMOTED)
+        kinds = (state in OPEN_STATES, state in WATCHED_STATES, state in before, state is TrialState.PROMOTED)
+        assert state.is_end is not any(kinds)
+        assert sum(kinds) <= 1

@@ -10,8 +10,8 @@ import pytest
 
 from relations.errors import GateRefused, UsageError
 from stores.ledger import Ledger
-from stores.ledger_records import DeltaFacts, DeltaLimits, StandingRecord, VersionRecord
-from stores.ledger_tables import SCHEMA
+from stores.ledger_records import VersionRecord
+from stores.standing_records import DeltaFacts, DeltaLimits, StandingRecord
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -20,9 +20,9 @@ LIMITS = DeltaLimits(deltas=3, rows=100, relative_change=0.5, overlap=0.8)
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
+def ledger(ledger_url: str) -> Ledger:
     """Version 1 is the champion, version 2 descends from it."""
-    made = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    made = Ledger(ledger_url)
     for number in (1, 2):
         made.record_version(
             VersionRecord(
@@ -110,7 +110,7 @@ def test_an_open_trial_is_against_the_full_bundle(ledger: Ledger) -> None:
     allow(ledger)
     ledger.record_delta(delta(), now=T0)
     assert ledger.serving_state().delta is not None
-    ledger.open_trial("t1", {}, challenger=2, salt="s", allocation=0.5, actor="bob", now=T0)
+    ledger.open_trial("t1", {}, challengers=[2], salt="s", allocation=0.5, actor="bob", now=T0)
     assert ledger.serving_state().delta is None
     ledger.record_delta(delta(2), now=T0)  # learning goes on
     ledger.stop_trial("t1", actor="bob", reason="enough", now=T0)
@@ -121,7 +121,7 @@ def test_an_open_trial_is_against_the_full_bundle(ledger: Ledger) -> None:
 
 
 def _promote(ledger: Ledger) -> None:
-    ledger.open_trial("t1", {}, challenger=2, salt="s", allocation=0.5, actor="bob", now=T0)
+    ledger.open_trial("t1", {}, challengers=[2], salt="s", allocation=0.5, actor="bob", now=T0)
     ledger.record_evidence("t1", {"decision": "PROMOTE"}, now=T0)
     ledger.approve("t1", actor="ann", reason="better", now=T0)
 
@@ -191,17 +191,3 @@ def test_a_change_behind_its_back_is_named(ledger: Ledger, statement: str, named
     with ledger._database.write() as tx:
         assert tx.exec_driver_sql(statement).rowcount == 1
     assert any(named in problem for problem in ledger.verify())
-
-
-def test_a_ledger_of_the_first_schema_gets_the_new_tables(ledger: Ledger, tmp_path: Path) -> None:
-    with ledger._database.write() as tx:
-        tx.exec_driver_sql("DROP TABLE standing")
-        tx.exec_driver_sql("DROP TABLE delta")
-        tx.exec_driver_sql("UPDATE meta SET value = '1'")
-    opened = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    assert opened.champion() == ledger.champion()
-    allow(opened)
-    opened.record_delta(delta(), now=T0)
-    assert opened.verify() == []
-    with opened._database.read() as tx:
-        assert tx.exec_driver_sql("SELECT value FROM meta").scalar_one() == str(SCHEMA)

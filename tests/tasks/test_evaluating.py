@@ -49,7 +49,7 @@ class Place:
     """A home with a champion, and events that came after it."""
 
     def __init__(self, root: Path) -> None:
-        self.home = Home.create(root / "home")
+        self.home = Home.create(root / "home", simulation=True)
         Keys.write_derived(self.home.keys, seed=5)
         (self.home.root / "ratchet.toml").write_text(TOML)
         self.settings: Settings = load_settings(self.home.root / "ratchet.toml", environment={})

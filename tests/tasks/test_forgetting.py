@@ -27,7 +27,7 @@ from stores.ledger_records import VersionRecord
 from stores.privacy import WITH_USERS
 from stores.pseudonyms import Keys
 from stores.settings import Settings
-from stores.user_state import UserState
+from stores.sqlite_state import SqliteState
 from tasks.forgetting import descended, forget_users, models_to_retire
 from tasks.ingesting import ingest_file
 
@@ -109,7 +109,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unread = {**row_of("quarantine", "", 99), "user": None, "raw": f"{CANARY};lamp;?".encode()}
     others = {**unread, "row": 100, "raw": f"{CANARY}0;lamp;?".encode()}
     lake.append("quarantine", pa.Table.from_pylist([unread, others], SCHEMAS["quarantine"]), transaction="unread")
-    state = UserState(home.user_state)
+    state = SqliteState(home.user_state)
     state.absorb((name, f"{name}{n}", "lamp", "view", n) for name in names.values() for n in range(3))
     state.close()
     (home.rejected / "a.csv.gz").write_bytes(gzip.compress(f"{CANARY}\0".encode() * 9))
@@ -156,7 +156,7 @@ def test_nothing_of_a_forgotten_user_is_left(full: Path, tmp_path: Path) -> None
     assert gone == {"events": 12, "users": 2, "exposures": 2, "quarantine": 4, "late": 2, "replay": 2}
     assert other in (home.reports / "page.html").read_text()
     assert [path.name for path in home.rejected.iterdir()] == ["b.bin"]
-    state = UserState(home.user_state)
+    state = SqliteState(home.user_state)
     assert (len(state.newest(pseudonym, 9)), len(state.newest(other, 9))) == (0, 4)  # three, and one of the table
     state.close()
 

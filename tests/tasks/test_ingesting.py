@@ -308,7 +308,7 @@ def test_the_quarantine_explains_itself(tmp_path: Path, home: Home, settings: Se
 
 def test_serving_learns_what_was_accepted_once(tmp_path: Path, home: Home, settings: Settings) -> None:
     from stores.popularity import read
-    from stores.user_state import UserState
+    from stores.sqlite_state import SqliteState
 
     rows = [f"u,i{number},view,2026-02-01T00:00:{number:02d}Z," for number in (1, 2, 2, 3)] + ["v,i3,view,2026-02-01,"]
     ingest_file(csv(tmp_path, rows), home=home, settings=settings, now=NOW)
@@ -318,7 +318,7 @@ def test_serving_learns_what_was_accepted_once(tmp_path: Path, home: Home, setti
     receipt = ingest_file(csv(tmp_path, ["u,i9,view,2026-02-02,"]), home=home, settings=settings, now=NOW)
     assert refresh_serving(home, settings, [receipt.delivery_id]) == 1
     user = next(iter({row["user"] for row in Lake(home.lake).read("events").to_pylist() if row["item_id"] == "i9"}))
-    state = UserState(home.user_state)
+    state = SqliteState(home.user_state)
     assert [event.item_id for event in state.newest(user, 2)] == ["i3", "i9"]
     state.close()
     home.user_state.unlink()  # a cache: without it everything is absorbed again

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,17 @@ from model.continual.online import Prequential
 from model.fitted import load_fitted
 from model.inputs import Inputs
 from relations.errors import GateRefused, UsageError
-from serving.engine import Engine
-from serving.histories import Asked
-from simulation.marketplace import Marketplace
-from simulation.parameters import Parameters
+from serving.networks.engine import Engine
+from serving.networks.histories import Asked
 from stores.bundle import open_bundle
 from stores.deltas import read_delta
 from stores.home import Home
 from stores.ledger import Ledger
 from stores.ledger_records import VersionRecord
-from stores.pseudonyms import Keys
+from stores.people import Role
+from stores.serving_settings import ReleaseSettings
 from stores.settings import Settings, load_settings
+from stores.signatures import make_key, verify
 from stores.spool import read_points
 from tasks import online
 from tasks.evaluating import evaluate_model
@@ -36,24 +37,13 @@ from tasks.releasing import export_model
 from tasks.training import fit_model
 
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
-TOML = """
-[model]
-width = 8
-blocks = 1
-heads = 1
-max_history = 10
-[train]
-epochs = 2
-batch_tokens = 400
-small_events = 0
-threads = 1
-device = "cpu"
+TwoDays = Callable[..., Home]
+ONLINE = """
 [online]
 batch_events = 64
 overlap = 0.1
 margin = 0.9
 """
-COLUMNS = ("user_id", "item_id", "behaviour", "event_time")
 
 
 def settings_of(home: Home, **stated: Any) -> Settings:
@@ -61,27 +51,10 @@ def settings_of(home: Home, **stated: Any) -> Settings:
     return settings.model_copy(update={"online": settings.online.model_copy(update=stated)})
 
 
-def listed(market: Marketplace, day: int) -> str:
-    rows = [",".join(str(row[name]) for name in COLUMNS) for row in market.organic_day(day)]
-    return "\n".join([",".join(COLUMNS), *rows])
-
-
-def deliver(home: Home, market: Marketplace, day: int) -> None:
-    file = home.root / f"day-{day}.csv"
-    file.write_text(listed(market, day), encoding="utf-8")
-    ingest_file(file, home=home, settings=settings_of(home), now=NOW)
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(two_days: TwoDays, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose champion has learnt two days, and its market in the day after: made once, lived many times."""
-    home = Home.create(tmp_path_factory.mktemp("made") / "home")
-    Keys.write_derived(home.keys, seed=5)
-    (home.root / "ratchet.toml").write_text(TOML)
-    market = Marketplace(Parameters(users=50, items=30, topics=4, subtopics_per_topic=2), seed=5)
-    deliver(home, market, 0)
-    deliver(home, market, 1)
-    (home.root / "day-2.csv").write_text(listed(market, 2), encoding="utf-8")
+    home = two_days(tmp_path_factory.mktemp("made"), more=ONLINE)
     settings = settings_of(home)
     job = plan_training(home, settings, mode=Mode.FULL)
     assert isinstance(job, TrainingJob)
@@ -95,6 +68,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             metrics={}, run_id="", created=NOW, checkpoint=f"{job.folder}/fitted", submitter="ann",
         )
     )  # fmt: skip
+    ledger.add_first_admin("bo", password=None, now=NOW)
+    ledger.add_person("ann", roles=frozenset(Role), password=None, actor="bo", now=NOW)
     ledger.bootstrap(1, actor="bo", reason="the first", now=NOW)
     return home.root
 
@@ -160,6 +135,22 @@ def test_events_become_a_delta_that_serves_until_it_is_stopped(home: Home) -> No
     assert stopped.state == "not_allowed"
     assert "enough" in stopped.reason
     assert ledger.verify() == []
+
+
+def test_releases_and_deltas_are_signed_where_a_key_is_named(home: Home, tmp_path: Path) -> None:
+    public = make_key(tmp_path / "key")
+    release = ReleaseSettings(signing_key=str(tmp_path / "key"))
+    settings = settings_of(home).model_copy(update={"release": release})
+    base = digest(home)
+    stated = json.loads(next(home.checkpoints.glob("full-*/job.json")).read_text())
+    job = TrainingJob(**stated | {"mode": Mode(stated["mode"])})
+    (job.path(home) / "export.json").unlink()
+    assert export_model.fn(home, settings, job) == base  # as it was, and signed
+    allow_online(home, settings, actor="bo", reason="a quiet week", now=NOW)
+    report = take_online_step.fn(home, settings, now=NOW)
+    assert report.state == "recorded"
+    for each in (base, report.digest):
+        assert verify(open_bundle(home.releases, each), trusted=[public])
 
 
 def test_a_killed_step_is_taken_again_to_the_same_digest(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

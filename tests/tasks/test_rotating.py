@@ -21,7 +21,7 @@ from stores.ledger_records import VersionRecord
 from stores.privacy import WITH_USERS
 from stores.pseudonyms import Keys
 from stores.settings import Settings
-from stores.user_state import UserState
+from stores.sqlite_state import SqliteState
 from tasks.ingesting import ingest_file, ingest_landing
 from tasks.refreshing import refresh_serving
 from tasks.repairing import replay_rows
@@ -95,7 +95,7 @@ def test_no_file_holds_an_older_pseudonym_and_the_state_follows(tmp_path: Path, 
     old = Keys.load(home.keys).user("u1")
     rotate(home)
     refresh_serving(home, SETTINGS)
-    state = UserState(home.user_state)
+    state = SqliteState(home.user_state)
     assert (len(state.newest(old, 9)), len(state.newest(Keys.load(home.keys).user("u1"), 9))) == (0, 4)
     state.close()
     lake = [path for path in home.lake.rglob("*") if path.is_file()]
@@ -121,7 +121,7 @@ def test_an_open_trial_keeps_its_arms(home: Home) -> None:
     ledger.record_version(record)
     ledger.record_version(VersionRecord(**{**vars(record), "version": 2, "digest": "2" * 64}))
     ledger.bootstrap(1, actor="ada", reason="first", now=NOW)
-    ledger.open_trial("trial-1", {}, challenger=2, salt="s", allocation=0.5, actor="flow", now=NOW)
+    ledger.open_trial("trial-1", {}, challengers=[2], salt="s", allocation=0.5, actor="flow", now=NOW)
     with pytest.raises(GateRefused, match=r"trial-1 is open.*ratchet trial stop trial-1"):
         rotate(home)
     assert Keys.load(home.keys).version == 1

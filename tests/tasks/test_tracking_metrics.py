@@ -1,6 +1,6 @@
 from typing import Any
 
-from tasks.tracking import _metrics
+from tasks.tracking import _metrics, variant_metrics
 
 
 def test_metrics_are_logged_with_the_ends_of_their_intervals() -> None:
@@ -19,4 +19,18 @@ def test_metrics_are_logged_with_the_ends_of_their_intervals() -> None:
         "challenger/ndcg@10/low": 0.1,
         "challenger/ndcg@10/high": 0.3,
         "challenger/ndcg@10/new_items": 0.05,
+    }
+
+
+def test_variants_are_logged_as_far_as_they_were_measured() -> None:
+    rows = [
+        {"name": "int8", "kept": True, "why": "holds", "bytes": 10, "ndcg_loss": 0.001, "ms_batch_1": 0.5},
+        {"name": "student", "kept": False, "why": "slow", "bytes": None, "ndcg_loss": None, "ms_batch_1": None},
+    ]
+    assert variant_metrics(rows) == {
+        "variants/int8/kept": 1.0,
+        "variants/int8/bytes": 10.0,
+        "variants/int8/ndcg_loss": 0.001,
+        "variants/int8/ms_batch_1": 0.5,
+        "variants/student/kept": 0.0,
     }

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from bench.fault_homes import Workers
-from bench.fault_trainings import PRELOAD, grown_home, measure_increment_kills, outcome, train, under_way
+from bench.fault_trainings import (
+    PRELOAD,
+    grown_home,
+    measure_increment_kills,
+    measure_release_kills,
+    outcome,
+    train,
+    under_way,
+)
 from stores.home import Home
 
 STAGES = ("run/*", "fitted/training.json", "export.json")
@@ -59,3 +67,12 @@ def test_kills_in_fit_evaluation_and_registration_change_nothing(tmp_path: Path,
 def test_an_increment_killed_at_random_moments(tmp_path: Path, workers: Workers, api: str) -> None:
     rows = measure_increment_kills(tmp_path, kills=2, workers=workers, api=api)
     assert [row for row in rows if not row["holds"] and "slowest" not in row["name"]] == []
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_export_and_a_registration_killed_at_random_moments(tmp_path: Path, workers: Workers, api: str) -> None:
+    rows = measure_release_kills(tmp_path, kills=1, workers=workers, api=api)
+    assert len(rows) == 8
+    assert [row for row in rows if not row["holds"]] == []

@@ -1,0 +1,214 @@
+BEGIN TRANSACTION;
+CREATE TABLE audit (
+	number INTEGER NOT NULL, 
+	time VARCHAR NOT NULL, 
+	actor VARCHAR NOT NULL, 
+	action VARCHAR NOT NULL, 
+	subject VARCHAR NOT NULL, 
+	payload TEXT NOT NULL, 
+	previous VARCHAR NOT NULL, 
+	hash VARCHAR NOT NULL, 
+	PRIMARY KEY (number), 
+	UNIQUE (hash)
+);
+INSERT INTO "audit" VALUES(1,'2026-01-01T00:00:00.000000Z','training','record_version','version 1','{"digest":"0000000000000000000000000000000000000000000000000000000000000001","events_version":1,"items_version":1,"mode":"full","offline_passed":true,"parent":null,"submitter":"","version":1}','0000000000000000000000000000000000000000000000000000000000000000','faff4deeac13824cb8e693b7e6119e01bd60904364c77ff2cac579e2cd1ca9d9');
+INSERT INTO "audit" VALUES(2,'2026-01-01T00:00:00.000000Z','training','record_version','version 2','{"digest":"0000000000000000000000000000000000000000000000000000000000000002","events_version":1,"items_version":1,"mode":"full","offline_passed":true,"parent":1,"submitter":"","version":2}','faff4deeac13824cb8e693b7e6119e01bd60904364c77ff2cac579e2cd1ca9d9','28b959f66c974a6007ce8baff1b27b444af4c296a5b6b1bad6c8c62c996cd979');
+INSERT INTO "audit" VALUES(3,'2026-01-01T00:00:00.000000Z','training','record_version','version 3','{"digest":"0000000000000000000000000000000000000000000000000000000000000003","events_version":1,"items_version":1,"mode":"full","offline_passed":true,"parent":2,"submitter":"","version":3}','28b959f66c974a6007ce8baff1b27b444af4c296a5b6b1bad6c8c62c996cd979','d20c1160af9d754a50d59bb588e055f7685df3d325ed79e88069708b0549646b');
+INSERT INTO "audit" VALUES(4,'2026-01-01T00:00:00.000000Z','training','record_version','version 4','{"digest":"0000000000000000000000000000000000000000000000000000000000000004","events_version":1,"items_version":1,"mode":"full","offline_passed":true,"parent":3,"submitter":"","version":4}','d20c1160af9d754a50d59bb588e055f7685df3d325ed79e88069708b0549646b','7dac5d2501a8add3d75d5c35b116d9fa88c76159522306ec6079b7bbc6bc867d');
+INSERT INTO "audit" VALUES(5,'2026-01-01T00:00:00.000000Z','training','record_version','version 5','{"digest":"0000000000000000000000000000000000000000000000000000000000000005","events_version":1,"items_version":1,"mode":"full","offline_passed":true,"parent":4,"submitter":"","version":5}','7dac5d2501a8add3d75d5c35b116d9fa88c76159522306ec6079b7bbc6bc867d','38ee3e136831a7c4355df7a75f23f3f369432eaaf20130795e23e8dceea4a9ae');
+INSERT INTO "audit" VALUES(6,'2026-01-01T00:00:00.000000Z','training','record_version','version 6','{"digest":"0000000000000000000000000000000000000000000000000000000000000006","events_version":1,"items_version":1,"mode":"full","offline_passed":true,"parent":5,"submitter":"","version":6}','38ee3e136831a7c4355df7a75f23f3f369432eaaf20130795e23e8dceea4a9ae','86e6e86b07aea09cc816ff6bf67b6e41cc27a13f0f1670501271195d2bf77f22');
+INSERT INTO "audit" VALUES(7,'2026-01-01T00:00:00.000000Z','training','record_version','version 7','{"digest":"0000000000000000000000000000000000000000000000000000000000000007","events_version":1,"items_version":1,"mode":"full","offline_passed":true,"parent":6,"submitter":"","version":7}','86e6e86b07aea09cc816ff6bf67b6e41cc27a13f0f1670501271195d2bf77f22','3baebf9d95dc32bb1be32dd88dfb6e669462cea6a4069596545568df820195e1');
+INSERT INTO "audit" VALUES(8,'2026-01-01T00:00:00.000000Z','training','record_version','version 8','{"digest":"0000000000000000000000000000000000000000000000000000000000000008","events_version":1,"items_version":1,"mode":"full","offline_passed":true,"parent":7,"submitter":"","version":8}','3baebf9d95dc32bb1be32dd88dfb6e669462cea6a4069596545568df820195e1','8cf75ea2ac83b722c1be1c9c476005ae34f73b84cc770d15acdc057cd52669df');
+INSERT INTO "audit" VALUES(9,'2026-01-01T00:00:00.000000Z','ann','bootstrap','version 1','{"from":null,"reason":"the first","surface":"default","to":{"digest":"0000000000000000000000000000000000000000000000000000000000000001","epoch":1,"version":1}}','8cf75ea2ac83b722c1be1c9c476005ae34f73b84cc770d15acdc057cd52669df','c1831eb8ee3e24336ea4488245c41da50944bcc31ea62355cfbf8a79349472f7');
+INSERT INTO "audit" VALUES(10,'2026-01-01T00:00:00.000000Z','bob','open_trial','trial t1','{"allocation":0.5,"challenger":2,"challenger_digest":"0000000000000000000000000000000000000000000000000000000000000002","champion":1,"champion_digest":"0000000000000000000000000000000000000000000000000000000000000001","champion_epoch":1,"config_hash":"c80aa4250dc7a6caf02305fe84ecf6ffcdf51b299d1b89e2f9f719fe4ed29021","offline_worse":false,"others":[],"salt":"s","state":"COMPARE","submitter":"bob","surface":"default","trial":"t1"}','c1831eb8ee3e24336ea4488245c41da50944bcc31ea62355cfbf8a79349472f7','f15d7fc1afeb2b539010463593746c1057faa7edec6b35d68d0c8977f87ba5e6');
+INSERT INTO "audit" VALUES(11,'2026-01-01T01:00:00.000000Z','gate','record_evidence','trial t1','{"challenger":"challenger","challenger_digest":"0000000000000000000000000000000000000000000000000000000000000002","champion_digest":"0000000000000000000000000000000000000000000000000000000000000001","champion_epoch":1,"config_hash":"c80aa4250dc7a6caf02305fe84ecf6ffcdf51b299d1b89e2f9f719fe4ed29021","decision":"PROMOTE","evidence":"c292ce4f4ee97140757a47e1e3c9997981aedafcf29bc11e2b9361bf6c92cd85","look":1,"out":[],"state":"AWAIT_APPROVAL","trial":"t1"}','f15d7fc1afeb2b539010463593746c1057faa7edec6b35d68d0c8977f87ba5e6','fea52abcd53a28eb2576c589018b8a2c25621e88b302cd28358090db4b8e524d');
+INSERT INTO "audit" VALUES(12,'2026-01-01T02:00:00.000000Z','ann','promote','trial t1','{"challenger":"challenger","config_hash":"c80aa4250dc7a6caf02305fe84ecf6ffcdf51b299d1b89e2f9f719fe4ed29021","evidence":"c292ce4f4ee97140757a47e1e3c9997981aedafcf29bc11e2b9361bf6c92cd85","from":{"digest":"0000000000000000000000000000000000000000000000000000000000000001","epoch":1,"version":1},"reason":"clicks rose","state":"PROMOTED","surface":"default","to":{"digest":"0000000000000000000000000000000000000000000000000000000000000002","epoch":2,"version":2},"trial":"t1"}','fea52abcd53a28eb2576c589018b8a2c25621e88b302cd28358090db4b8e524d','09b84ddcf2b78eadae2c2973c4ae0880ffc392c354a15d1d53abad9aff888990');
+INSERT INTO "audit" VALUES(13,'2026-01-01T02:00:00.000000Z','ann','allow_deltas','standing approval 1','{"base_digest":"0000000000000000000000000000000000000000000000000000000000000002","champion_epoch":2,"expires":"2026-01-05T03:00:00.000000Z","granted":"2026-01-01T02:00:00.000000Z","granted_by":"ann","least_overlap":0.9,"most_deltas":5,"most_relative_change":0.1,"most_rows":1000,"number":1,"reason":"small steps","recipe":"rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr","surface":"default","version":2}','09b84ddcf2b78eadae2c2973c4ae0880ffc392c354a15d1d53abad9aff888990','b57d4506c38399510c8b708efc7c824127c3fd96168533a41fdc76367d7ad30e');
+INSERT INTO "audit" VALUES(14,'2026-01-01T03:00:00.000000Z','online','record_delta','delta dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd','{"base_digest":"0000000000000000000000000000000000000000000000000000000000000002","bytes":"5000000000","digest":"dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd","recipe":"rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr","recorded":"2026-01-01T03:00:00.000000Z","relative_change":0.01,"rows":10,"sequence":1,"standing":1}','b57d4506c38399510c8b708efc7c824127c3fd96168533a41fdc76367d7ad30e','d933b34dc0044a80616db3ed1bd82877fe78ce91366419eb526dee836f153efd');
+INSERT INTO "audit" VALUES(15,'2026-01-01T04:00:00.000000Z','bob','open_trial','trial t2','{"allocation":0.5,"challenger":3,"challenger_digest":"0000000000000000000000000000000000000000000000000000000000000003","champion":2,"champion_digest":"0000000000000000000000000000000000000000000000000000000000000002","champion_epoch":2,"config_hash":"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","offline_worse":false,"others":[{"digest":"0000000000000000000000000000000000000000000000000000000000000004","name":"challenger-2","version":4},{"digest":"0000000000000000000000000000000000000000000000000000000000000005","name":"challenger-3","version":5}],"salt":"s","state":"COMPARE","submitter":"bob","surface":"default","trial":"t2"}','d933b34dc0044a80616db3ed1bd82877fe78ce91366419eb526dee836f153efd','683d20ee5e7b4e8eacb85db939f7448804b305e841762659413ab6b4ab79c598');
+INSERT INTO "audit" VALUES(16,'2026-01-01T05:00:00.000000Z','gate','record_evidence','trial t2','{"challenger":"challenger","challenger_digest":"0000000000000000000000000000000000000000000000000000000000000003","champion_digest":"0000000000000000000000000000000000000000000000000000000000000002","champion_epoch":2,"config_hash":"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","decision":"CONTINUE","evidence":"1c4ba0e4aa96959ba340637a030551619b50cb17e281f6af325a482898c7fb0f","look":1,"out":["challenger-2"],"state":"COMPARE","trial":"t2"}','683d20ee5e7b4e8eacb85db939f7448804b305e841762659413ab6b4ab79c598','e8f08c7083d30628002c818df25b76a512feb2af7caf9c725ee0fd1b41966f15');
+INSERT INTO "audit" VALUES(17,'2026-01-01T06:00:00.000000Z','bob','close_trial','trial t2','{"reason":"no time","state":"ABORTED","trial":"t2","was":"COMPARE"}','e8f08c7083d30628002c818df25b76a512feb2af7caf9c725ee0fd1b41966f15','7714212d6ea15ccf59ac18513f0e227f343dafe9f551c61141bdf2b752a2d55b');
+INSERT INTO "audit" VALUES(18,'2026-01-01T07:00:00.000000Z','bob','open_trial','trial aa','{"allocation":0.5,"challenger":2,"challenger_digest":"0000000000000000000000000000000000000000000000000000000000000002","champion":2,"champion_digest":"0000000000000000000000000000000000000000000000000000000000000002","champion_epoch":2,"config_hash":"45006173e771a56cfd0a7b77ddf8ec201fb966bfb06b3115f6fcd46e30ddadd0","offline_worse":false,"others":[],"salt":"s","state":"COMPARE","submitter":"bob","surface":"default","trial":"aa"}','7714212d6ea15ccf59ac18513f0e227f343dafe9f551c61141bdf2b752a2d55b','d97cc44f1f29c3f59cbbae488f27c744a8da61528ef4b3ee18184bcdd746bb48');
+INSERT INTO "audit" VALUES(19,'2026-01-01T08:00:00.000000Z','gate','record_evidence','trial aa','{"challenger":"challenger","challenger_digest":"0000000000000000000000000000000000000000000000000000000000000002","champion_digest":"0000000000000000000000000000000000000000000000000000000000000002","champion_epoch":2,"config_hash":"45006173e771a56cfd0a7b77ddf8ec201fb966bfb06b3115f6fcd46e30ddadd0","decision":"INCONCLUSIVE","evidence":"16bdf077fba4c2676c960a6d9405f5b57c806f0557f50c1149898f033313e5d2","look":1,"out":[],"state":"INCONCLUSIVE","trial":"aa"}','d97cc44f1f29c3f59cbbae488f27c744a8da61528ef4b3ee18184bcdd746bb48','96f127410203c7a9add0569893a4ce56d7d945f5faa1d8909c2816da2f577502');
+INSERT INTO "audit" VALUES(20,'2026-01-01T09:00:00.000000Z','bob','open_trial','trial t3','{"allocation":0.5,"challenger":6,"challenger_digest":"0000000000000000000000000000000000000000000000000000000000000006","champion":2,"champion_digest":"0000000000000000000000000000000000000000000000000000000000000002","champion_epoch":2,"config_hash":"193e12e30f90d8d44a1ce292e9fdc14ef8c4518831e26442f5864368962745bf","offline_worse":false,"others":[{"digest":"0000000000000000000000000000000000000000000000000000000000000007","name":"challenger-2","version":7}],"salt":"s","state":"COMPARE","submitter":"bob","surface":"default","trial":"t3"}','96f127410203c7a9add0569893a4ce56d7d945f5faa1d8909c2816da2f577502','a1b4d3430705d8703896db1e76fb35479766e98a68c5e007ff3c344af3dcb15e');
+INSERT INTO "audit" VALUES(21,'2026-01-01T10:00:00.000000Z','gate','record_evidence','trial t3','{"challenger":"challenger-2","challenger_digest":"0000000000000000000000000000000000000000000000000000000000000007","champion_digest":"0000000000000000000000000000000000000000000000000000000000000002","champion_epoch":2,"config_hash":"193e12e30f90d8d44a1ce292e9fdc14ef8c4518831e26442f5864368962745bf","decision":"PROMOTE","evidence":"3653413a127c7ecf8212bc66c4b7c055a9e9cb6db1d75e2473cc59c7032e5109","look":1,"out":[],"state":"AWAIT_APPROVAL","trial":"t3"}','a1b4d3430705d8703896db1e76fb35479766e98a68c5e007ff3c344af3dcb15e','587fe087f91bf1c35a11aeb7bc0d53527a42a78958a05abe8b1828baaf60f1f9');
+INSERT INTO "audit" VALUES(22,'2026-01-01T00:00:00.000000Z','ann','bootstrap','version 1','{"from":null,"reason":"another page","surface":"cart","to":{"digest":"0000000000000000000000000000000000000000000000000000000000000001","epoch":1,"version":1}}','587fe087f91bf1c35a11aeb7bc0d53527a42a78958a05abe8b1828baaf60f1f9','e3beba3b70ea498de06cb955a1513e5813a3612b8db8c6c97fcf9853a35724cd');
+INSERT INTO "audit" VALUES(23,'2026-01-01T09:00:00.000000Z','bob','open_trial','trial t4','{"allocation":0.5,"challenger":2,"challenger_digest":"0000000000000000000000000000000000000000000000000000000000000002","champion":1,"champion_digest":"0000000000000000000000000000000000000000000000000000000000000001","champion_epoch":1,"config_hash":"193e12e30f90d8d44a1ce292e9fdc14ef8c4518831e26442f5864368962745bf","offline_worse":false,"others":[],"salt":"s","state":"COMPARE","submitter":"bob","surface":"cart","trial":"t4"}','e3beba3b70ea498de06cb955a1513e5813a3612b8db8c6c97fcf9853a35724cd','2b968c7a6aa059ea7f56a74c2f27b31b16b38c6773d71de33f22c10b673014bf');
+INSERT INTO "audit" VALUES(24,'2026-01-01T10:00:00.000000Z','gate','record_evidence','trial t4','{"challenger":"challenger","challenger_digest":"0000000000000000000000000000000000000000000000000000000000000002","champion_digest":"0000000000000000000000000000000000000000000000000000000000000001","champion_epoch":1,"config_hash":"193e12e30f90d8d44a1ce292e9fdc14ef8c4518831e26442f5864368962745bf","decision":"PROMOTE","evidence":"c292ce4f4ee97140757a47e1e3c9997981aedafcf29bc11e2b9361bf6c92cd85","look":1,"out":[],"state":"AWAIT_APPROVAL","trial":"t4"}','2b968c7a6aa059ea7f56a74c2f27b31b16b38c6773d71de33f22c10b673014bf','3fdd533df02674bd1c7510dc538179dbc6b142528f1e7794fe2f81bd80022956');
+INSERT INTO "audit" VALUES(25,'2026-01-01T11:00:00.000000Z','ann','promote','trial t4','{"challenger":"challenger","config_hash":"193e12e30f90d8d44a1ce292e9fdc14ef8c4518831e26442f5864368962745bf","evidence":"c292ce4f4ee97140757a47e1e3c9997981aedafcf29bc11e2b9361bf6c92cd85","from":{"digest":"0000000000000000000000000000000000000000000000000000000000000001","epoch":1,"version":1},"reason":"more in carts","state":"PROMOTING","surface":"cart","to":{"digest":"0000000000000000000000000000000000000000000000000000000000000002","epoch":2,"version":2},"trial":"t4"}','3fdd533df02674bd1c7510dc538179dbc6b142528f1e7794fe2f81bd80022956','7428502e3ee97ab573d2df36b93b2a5d1fae5cbfa4291b12098b22c0020a5b69');
+INSERT INTO "audit" VALUES(26,'2026-01-01T12:00:00.000000Z','gate','begin_bake','trial t4','{"bake_hours":24.0,"digest":"0000000000000000000000000000000000000000000000000000000000000002","epoch":2,"state":"BAKING","trial":"t4","version":2}','7428502e3ee97ab573d2df36b93b2a5d1fae5cbfa4291b12098b22c0020a5b69','51ede12b0af8a774188738cf2fc11e759077aa4e0ba9ecedff076fb3aa34ff5c');
+INSERT INTO "audit" VALUES(27,'2026-01-01T00:00:00.000000Z','ann','bootstrap','version 1','{"from":null,"reason":"a third page","surface":"mail","to":{"digest":"0000000000000000000000000000000000000000000000000000000000000001","epoch":1,"version":1}}','51ede12b0af8a774188738cf2fc11e759077aa4e0ba9ecedff076fb3aa34ff5c','d8e6dce9e68618c2a6b86327106272a3b6ec61b8720a041310389cecf18e013e');
+INSERT INTO "audit" VALUES(28,'2026-01-01T09:00:00.000000Z','bob','open_trial','trial t5','{"allocation":0.5,"challenger":8,"challenger_digest":"0000000000000000000000000000000000000000000000000000000000000008","champion":1,"champion_digest":"0000000000000000000000000000000000000000000000000000000000000001","champion_epoch":1,"config_hash":"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","offline_worse":false,"others":[],"salt":"s","state":"SHADOW","submitter":"bob","surface":"mail","trial":"t5"}','d8e6dce9e68618c2a6b86327106272a3b6ec61b8720a041310389cecf18e013e','5d5969cf117391178dedd395d207b3c25782f29bbdfadfdba437d49c843705eb');
+INSERT INTO "audit" VALUES(29,'2026-01-01T09:00:00.000000Z','bob','set_stage','trial t5','{"actor":"bob","allocation":0.0,"mode":"shadow","number":1,"reason":"the trial''s first stage","since":"2026-01-01T09:00:00.000000Z","trial":"t5"}','5d5969cf117391178dedd395d207b3c25782f29bbdfadfdba437d49c843705eb','6a1927108f3b06481126a2c16bfe3461e18098edbeebd6047317653ac00ad8d6');
+CREATE TABLE champion (
+	surface VARCHAR NOT NULL, 
+	version INTEGER NOT NULL, 
+	digest VARCHAR NOT NULL, 
+	epoch INTEGER NOT NULL, 
+	since VARCHAR NOT NULL, 
+	PRIMARY KEY (surface)
+);
+INSERT INTO "champion" VALUES('default',2,'0000000000000000000000000000000000000000000000000000000000000002',2,'2026-01-01T02:00:00.000000Z');
+INSERT INTO "champion" VALUES('cart',2,'0000000000000000000000000000000000000000000000000000000000000002',2,'2026-01-01T11:00:00.000000Z');
+INSERT INTO "champion" VALUES('mail',1,'0000000000000000000000000000000000000000000000000000000000000001',1,'2026-01-01T00:00:00.000000Z');
+CREATE TABLE champion_history (
+	surface VARCHAR NOT NULL, 
+	epoch INTEGER NOT NULL, 
+	version INTEGER NOT NULL, 
+	digest VARCHAR NOT NULL, 
+	since VARCHAR NOT NULL, 
+	how VARCHAR NOT NULL, 
+	actor VARCHAR NOT NULL, 
+	reason TEXT NOT NULL, 
+	trial VARCHAR, 
+	restores INTEGER, 
+	PRIMARY KEY (surface, epoch)
+);
+INSERT INTO "champion_history" VALUES('default',1,1,'0000000000000000000000000000000000000000000000000000000000000001','2026-01-01T00:00:00.000000Z','bootstrap','ann','the first',NULL,NULL);
+INSERT INTO "champion_history" VALUES('default',2,2,'0000000000000000000000000000000000000000000000000000000000000002','2026-01-01T02:00:00.000000Z','promote','ann','clicks rose','t1',NULL);
+INSERT INTO "champion_history" VALUES('cart',1,1,'0000000000000000000000000000000000000000000000000000000000000001','2026-01-01T00:00:00.000000Z','bootstrap','ann','another page',NULL,NULL);
+INSERT INTO "champion_history" VALUES('cart',2,2,'0000000000000000000000000000000000000000000000000000000000000002','2026-01-01T11:00:00.000000Z','promote','ann','more in carts','t4',NULL);
+INSERT INTO "champion_history" VALUES('mail',1,1,'0000000000000000000000000000000000000000000000000000000000000001','2026-01-01T00:00:00.000000Z','bootstrap','ann','a third page',NULL,NULL);
+CREATE TABLE delta (
+	standing INTEGER NOT NULL, 
+	sequence INTEGER NOT NULL, 
+	digest VARCHAR NOT NULL, 
+	base_digest VARCHAR NOT NULL, 
+	recipe VARCHAR NOT NULL, 
+	rows INTEGER NOT NULL, 
+	bytes VARCHAR NOT NULL, 
+	relative_change FLOAT NOT NULL, 
+	recorded VARCHAR NOT NULL, 
+	PRIMARY KEY (standing, sequence), 
+	UNIQUE (standing, digest)
+);
+INSERT INTO "delta" VALUES(1,1,'dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd','0000000000000000000000000000000000000000000000000000000000000002','rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr',10,'5000000000',0.01,'2026-01-01T03:00:00.000000Z');
+CREATE TABLE evidence (
+	trial VARCHAR NOT NULL, 
+	number INTEGER NOT NULL, 
+	sha256 VARCHAR NOT NULL, 
+	decision VARCHAR NOT NULL, 
+	recorded VARCHAR NOT NULL, 
+	evidence TEXT NOT NULL, 
+	PRIMARY KEY (trial, number), 
+	UNIQUE (trial, sha256)
+);
+INSERT INTO "evidence" VALUES('t1',1,'c292ce4f4ee97140757a47e1e3c9997981aedafcf29bc11e2b9361bf6c92cd85','PROMOTE','2026-01-01T01:00:00.000000Z','{"decision":"PROMOTE"}');
+INSERT INTO "evidence" VALUES('t2',1,'1c4ba0e4aa96959ba340637a030551619b50cb17e281f6af325a482898c7fb0f','CONTINUE','2026-01-01T05:00:00.000000Z','{"decision":"CONTINUE","out":["challenger-2"]}');
+INSERT INTO "evidence" VALUES('aa',1,'16bdf077fba4c2676c960a6d9405f5b57c806f0557f50c1149898f033313e5d2','INCONCLUSIVE','2026-01-01T08:00:00.000000Z','{"decision":"INCONCLUSIVE"}');
+INSERT INTO "evidence" VALUES('t3',1,'3653413a127c7ecf8212bc66c4b7c055a9e9cb6db1d75e2473cc59c7032e5109','PROMOTE','2026-01-01T10:00:00.000000Z','{"challenger":"challenger-2","decision":"PROMOTE"}');
+INSERT INTO "evidence" VALUES('t4',1,'c292ce4f4ee97140757a47e1e3c9997981aedafcf29bc11e2b9361bf6c92cd85','PROMOTE','2026-01-01T10:00:00.000000Z','{"decision":"PROMOTE"}');
+CREATE TABLE meta (
+	"key" VARCHAR NOT NULL, 
+	value VARCHAR NOT NULL, 
+	PRIMARY KEY ("key")
+);
+INSERT INTO "meta" VALUES('schema','4');
+CREATE TABLE standing (
+	number INTEGER NOT NULL, 
+	surface VARCHAR NOT NULL, 
+	version INTEGER NOT NULL, 
+	base_digest VARCHAR NOT NULL, 
+	champion_epoch INTEGER NOT NULL, 
+	recipe VARCHAR NOT NULL, 
+	most_deltas INTEGER NOT NULL, 
+	most_rows INTEGER NOT NULL, 
+	most_relative_change FLOAT NOT NULL, 
+	least_overlap FLOAT NOT NULL, 
+	granted VARCHAR NOT NULL, 
+	expires VARCHAR NOT NULL, 
+	granted_by VARCHAR NOT NULL, 
+	reason TEXT NOT NULL, 
+	ended VARCHAR, 
+	ended_by VARCHAR NOT NULL, 
+	ended_reason TEXT NOT NULL, 
+	PRIMARY KEY (number)
+);
+INSERT INTO "standing" VALUES(1,'default',2,'0000000000000000000000000000000000000000000000000000000000000002',2,'rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr',5,1000,0.1,0.9,'2026-01-01T02:00:00.000000Z','2026-01-05T03:00:00.000000Z','ann','small steps',NULL,'','');
+CREATE TABLE trial (
+	id VARCHAR NOT NULL, 
+	surface VARCHAR NOT NULL, 
+	state VARCHAR NOT NULL, 
+	challenger INTEGER NOT NULL, 
+	challenger_digest VARCHAR NOT NULL, 
+	champion INTEGER NOT NULL, 
+	champion_digest VARCHAR NOT NULL, 
+	champion_epoch INTEGER NOT NULL, 
+	config TEXT NOT NULL, 
+	config_hash VARCHAR NOT NULL, 
+	salt VARCHAR NOT NULL, 
+	allocation FLOAT NOT NULL, 
+	submitter VARCHAR NOT NULL, 
+	opened VARCHAR NOT NULL, 
+	changed VARCHAR NOT NULL, 
+	awaiting_since VARCHAR, 
+	offline_worse BOOLEAN NOT NULL, 
+	decided_by VARCHAR NOT NULL, 
+	reason TEXT NOT NULL, 
+	promoted_epoch INTEGER, 
+	PRIMARY KEY (id)
+);
+INSERT INTO "trial" VALUES('t1','default','PROMOTED',2,'0000000000000000000000000000000000000000000000000000000000000002',1,'0000000000000000000000000000000000000000000000000000000000000001',1,'{"bake_hours":0}','c80aa4250dc7a6caf02305fe84ecf6ffcdf51b299d1b89e2f9f719fe4ed29021','s',0.5,'bob','2026-01-01T00:00:00.000000Z','2026-01-01T02:00:00.000000Z','2026-01-01T01:00:00.000000Z',0,'ann','clicks rose',2);
+INSERT INTO "trial" VALUES('t2','default','ABORTED',3,'0000000000000000000000000000000000000000000000000000000000000003',2,'0000000000000000000000000000000000000000000000000000000000000002',2,'{}','44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a','s',0.5,'bob','2026-01-01T04:00:00.000000Z','2026-01-01T06:00:00.000000Z',NULL,0,'bob','no time',NULL);
+INSERT INTO "trial" VALUES('aa','default','INCONCLUSIVE',2,'0000000000000000000000000000000000000000000000000000000000000002',2,'0000000000000000000000000000000000000000000000000000000000000002',2,'{"is_aa":true}','45006173e771a56cfd0a7b77ddf8ec201fb966bfb06b3115f6fcd46e30ddadd0','s',0.5,'bob','2026-01-01T07:00:00.000000Z','2026-01-01T08:00:00.000000Z',NULL,0,'gate','look 1: INCONCLUSIVE',NULL);
+INSERT INTO "trial" VALUES('t3','default','AWAIT_APPROVAL',6,'0000000000000000000000000000000000000000000000000000000000000006',2,'0000000000000000000000000000000000000000000000000000000000000002',2,'{"bake_hours":24}','193e12e30f90d8d44a1ce292e9fdc14ef8c4518831e26442f5864368962745bf','s',0.5,'bob','2026-01-01T09:00:00.000000Z','2026-01-01T10:00:00.000000Z','2026-01-01T10:00:00.000000Z',0,'','',NULL);
+INSERT INTO "trial" VALUES('t4','cart','BAKING',2,'0000000000000000000000000000000000000000000000000000000000000002',1,'0000000000000000000000000000000000000000000000000000000000000001',1,'{"bake_hours":24}','193e12e30f90d8d44a1ce292e9fdc14ef8c4518831e26442f5864368962745bf','s',0.5,'bob','2026-01-01T09:00:00.000000Z','2026-01-01T12:00:00.000000Z','2026-01-01T10:00:00.000000Z',0,'ann','more in carts',2);
+INSERT INTO "trial" VALUES('t5','mail','SHADOW',8,'0000000000000000000000000000000000000000000000000000000000000008',1,'0000000000000000000000000000000000000000000000000000000000000001',1,'{}','44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a','s',0.5,'bob','2026-01-01T09:00:00.000000Z','2026-01-01T09:00:00.000000Z',NULL,0,'','',NULL);
+CREATE TABLE trial_challengers (
+	trial VARCHAR NOT NULL, 
+	number INTEGER NOT NULL, 
+	name VARCHAR NOT NULL, 
+	version INTEGER NOT NULL, 
+	digest VARCHAR NOT NULL, 
+	PRIMARY KEY (trial, number), 
+	UNIQUE (trial, name)
+);
+INSERT INTO "trial_challengers" VALUES('t2',2,'challenger-2',4,'0000000000000000000000000000000000000000000000000000000000000004');
+INSERT INTO "trial_challengers" VALUES('t2',3,'challenger-3',5,'0000000000000000000000000000000000000000000000000000000000000005');
+INSERT INTO "trial_challengers" VALUES('t3',2,'challenger-2',7,'0000000000000000000000000000000000000000000000000000000000000007');
+CREATE TABLE trial_out (
+	trial VARCHAR NOT NULL, 
+	name VARCHAR NOT NULL, 
+	digest VARCHAR NOT NULL, 
+	look INTEGER NOT NULL, 
+	PRIMARY KEY (trial, name)
+);
+INSERT INTO "trial_out" VALUES('t2','challenger-2','0000000000000000000000000000000000000000000000000000000000000004',1);
+CREATE TABLE trial_stages (
+	trial VARCHAR NOT NULL, 
+	number INTEGER NOT NULL, 
+	mode VARCHAR NOT NULL, 
+	allocation FLOAT NOT NULL, 
+	since VARCHAR NOT NULL, 
+	actor VARCHAR NOT NULL, 
+	reason TEXT NOT NULL, 
+	PRIMARY KEY (trial, number)
+);
+INSERT INTO "trial_stages" VALUES('t5',1,'shadow',0.0,'2026-01-01T09:00:00.000000Z','bob','the trial''s first stage');
+CREATE TABLE version (
+	version INTEGER NOT NULL, 
+	digest VARCHAR NOT NULL, 
+	mode VARCHAR NOT NULL, 
+	parent INTEGER, 
+	events_version INTEGER NOT NULL, 
+	items_version INTEGER NOT NULL, 
+	cutoff_us VARCHAR NOT NULL, 
+	offline_passed BOOLEAN NOT NULL, 
+	metrics TEXT NOT NULL, 
+	run_id VARCHAR NOT NULL, 
+	created VARCHAR NOT NULL, 
+	checkpoint VARCHAR NOT NULL, 
+	note TEXT NOT NULL, 
+	submitter VARCHAR NOT NULL, 
+	PRIMARY KEY (version), 
+	UNIQUE (digest)
+);
+INSERT INTO "version" VALUES(1,'0000000000000000000000000000000000000000000000000000000000000001','full',NULL,1,1,'0',1,'{"ndcg":0.1}','run','2026-01-01T00:00:00.000000Z','','','');
+INSERT INTO "version" VALUES(2,'0000000000000000000000000000000000000000000000000000000000000002','full',1,1,1,'0',1,'{"ndcg":0.2}','run','2026-01-01T00:00:00.000000Z','','','');
+INSERT INTO "version" VALUES(3,'0000000000000000000000000000000000000000000000000000000000000003','full',2,1,1,'0',1,'{"ndcg":0.3}','run','2026-01-01T00:00:00.000000Z','','','');
+INSERT INTO "version" VALUES(4,'0000000000000000000000000000000000000000000000000000000000000004','full',3,1,1,'0',1,'{"ndcg":0.4}','run','2026-01-01T00:00:00.000000Z','','','');
+INSERT INTO "version" VALUES(5,'0000000000000000000000000000000000000000000000000000000000000005','full',4,1,1,'0',1,'{"ndcg":0.5}','run','2026-01-01T00:00:00.000000Z','','','');
+INSERT INTO "version" VALUES(6,'0000000000000000000000000000000000000000000000000000000000000006','full',5,1,1,'0',1,'{"ndcg":0.6}','run','2026-01-01T00:00:00.000000Z','','','');
+INSERT INTO "version" VALUES(7,'0000000000000000000000000000000000000000000000000000000000000007','full',6,1,1,'0',1,'{"ndcg":0.7}','run','2026-01-01T00:00:00.000000Z','','','');
+INSERT INTO "version" VALUES(8,'0000000000000000000000000000000000000000000000000000000000000008','full',7,1,1,'0',1,'{"ndcg":0.8}','run','2026-01-01T00:00:00.000000Z','','','');
+COMMIT;

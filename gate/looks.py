@@ -69,6 +69,8 @@ class LookSums:
     `slices`: the primary metric of each declared slice. `crossed`: users seen in two arms. `bots`: users with a request
     that the bot rules left out. `late`: outcomes after their user's window, counted and left out. `out`: challengers
     that an earlier look has rejected. `problems`: why these data cannot be trusted, in words; any problem means HOLD.
+    `dominance`: where the primary metric is of values, the largest share of an arm's ΣS that one user has; told beside
+    the decision, never a part of it.
     """
 
     watermark: datetime
@@ -81,8 +83,10 @@ class LookSums:
     late: Mapping[str, int] = field(default_factory=dict)
     out: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    dominance: Mapping[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
+        told = {"dominance": dict(self.dominance)} if self.dominance else {}  # looks at counts are as they ever were
         return {
             "watermark": stamp(self.watermark),
             "since": stamp(self.since),
@@ -94,6 +98,7 @@ class LookSums:
             "late": dict(self.late),
             "out": list(self.out),
             "problems": list(self.problems),
+            **told,
         }
 
     @staticmethod
@@ -113,6 +118,7 @@ class LookSums:
             late={arm: int(outcomes) for arm, outcomes in stated["late"].items()},
             out=tuple(stated["out"]),
             problems=tuple(stated["problems"]),
+            dominance={arm: float(share) for arm, share in stated.get("dominance", {}).items()},
         )
 
 

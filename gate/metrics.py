@@ -1,5 +1,6 @@
 """What a trial is judged on: metrics as ratios over a user's exposures, and groups of users to look at apart."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -41,7 +42,7 @@ class Metric:
     `margin`: how much worse, relative to the champion, a guardrail may be; `absolute`: and how much more than that, in
     the metric's own unit, which is what counts where rates are near 0. `window_hours`: outcomes later than this after
     the first exposure do not count; None: the trial's W. `after_hours`: for RETURN, how long after the first exposure
-    being seen again begins.
+    being seen again begins. `cap`: S counts as min(S, cap), and the pre-period's as min(S₀, cap); None: as it is.
 
     Raises UsageError, naming the metric, for one that cannot be.
     """
@@ -56,6 +57,7 @@ class Metric:
     window_hours: float | None = None
     after_hours: float = 24.0
     weights: tuple[tuple[str, float], ...] = ()
+    cap: float | None = None
 
     def __post_init__(self) -> None:
         what, known = f"metric {self.name}", (*ITEM_BEHAVIOURS, *SERVED, RETURN, WEIGHTED)
@@ -78,16 +80,24 @@ class Metric:
             raise UsageError(f"{what}: absolute margin {self.absolute} must be 0 or more")
         if self.window_hours is not None and not self.window_hours > 0:
             raise UsageError(f"{what}: window_hours {self.window_hours} must be above 0")
+        if self.cap is not None and not 0 < self.cap < math.inf:
+            raise UsageError(f"{what}: cap {self.cap} must be above 0 and finite")
+        if self.cap is not None and self.outcome in (*SERVED, RETURN):
+            raise UsageError(f"{what}: {self.outcome} has no tail of users' own doing; leave cap out")
         if self.outcome == RETURN and self.window_hours is not None and self.after_hours >= self.window_hours:
             raise UsageError(f"{what}: after_hours {self.after_hours} must be below window_hours {self.window_hours}")
 
     def as_json(self) -> dict[str, Any]:
+        """Without `cap` where there is none, so that trials that were frozen before there were caps keep their hash."""
         plain = {
             "value": self.value.value,
             "better": self.better.value,
             "weights": [list(each) for each in self.weights],
         }
-        return {**vars(self), **plain}
+        stated = {**vars(self), **plain}
+        if self.cap is None:
+            del stated["cap"]
+        return stated
 
     @staticmethod
     def from_json(stated: Mapping[str, Any]) -> "Metric":

@@ -48,7 +48,8 @@ class OutcomeRule:
     - return: 1 where the user is seen again, by an exposure or any event, no earlier than `after` the first exposure
 
     `per`, what N counts: impression, user (1 each), or exposures that an event of this item behaviour names. `window`:
-    how long after the first exposure what is counted may happen; None: W.
+    how long after the first exposure what is counted may happen; None: W. `cap`: a user's S and S0 count as this much
+    at most; None: as they are.
     """
 
     outcome: str
@@ -57,6 +58,7 @@ class OutcomeRule:
     window: timedelta | None = None
     after: timedelta = timedelta(days=1)
     weights: tuple[tuple[str, float], ...] = ()
+    cap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def user_outcomes(
         users = users.left_join(again, "user").drop("user_right")
     own = [f"{name}_{place}" for place in range(len(rules)) for name in OWN_COLUMNS]
     users = users.mutate(**{name: ibis.literal(0.0) for name in own if name not in users.columns})
+    caps = {f"{name}_{place}": rule.cap for place, rule in enumerate(rules) for name in ("S", "S0")}
     return users.select(
         "user",
         "arm",
@@ -117,7 +120,7 @@ def user_outcomes(
         day=users.first_shown.date(),
         is_new=users.shown_before == 0,
         late=users.late.fill_null(0).cast("int64"),
-        **{name: users[name].cast("float64").fill_null(0.0) for name in own},
+        **{name: _winsorised(users[name].cast("float64").fill_null(0.0), cap=caps.get(name)) for name in own},
     )
 
 
@@ -135,6 +138,16 @@ def arm_day_sums(users: ibis.Table) -> ibis.Table:
 def late_counts(users: ibis.Table) -> ibis.Table:
     """One row an arm: `arm`, `late` outcomes over `user_outcomes`."""
     return users.group_by("arm").agg(late=users.late.sum().cast("int64")).order_by("arm")
+
+
+def largest_outcomes(users: ibis.Table) -> ibis.Table:
+    """One row an arm: `arm`, `largest`: the largest S of one of its users, over `of_rule`."""
+    return users.group_by("arm").agg(largest=users.S.max()).order_by("arm")
+
+
+def outcome_counts(users: ibis.Table) -> ibis.Table:
+    """One row a different S over `of_rule`, ascending: `S`, `users` that have it. All that tails are told from."""
+    return users.group_by("S").agg(users=users.count()).order_by("S")
 
 
 def user_sums(users: ibis.Table) -> dict[str, ibis.Value]:
@@ -247,6 +260,10 @@ def _own(
         return
     yield from (("S", outcome(within)), ("N", base(within)))
     yield from (("S0", outcome(~shown.during)), ("N0", base(~shown.during)))
+
+
+def _winsorised(outcome: ibis.Value, *, cap: float | None) -> ibis.Value:
+    return outcome if cap is None else ibis.least(outcome, cap)
 
 
 def _needed(rule: OutcomeRule, *, window: TrialWindow) -> Iterator[_Told]:

@@ -30,6 +30,9 @@ class MetricSettings(Section):
     """Outcomes later than this after a user's first exposure do not count; default and most: [trial] window_hours."""
     after_hours: NotNegative = 24.0
     """Of `return`: being seen again counts from so long after the first exposure."""
+    cap: Positive | None = None
+    """A user's total within the window counts as this much at most, in the unit of what is counted (winsorised); the
+    same of the pre-period. For values with heavy tails, such as revenue; `ratchet trial plan` suggests one."""
 
 
 class SliceSettings(Section):

@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import ibis
+import numpy as np
 
 from gate.accumulation import Accumulation
 from gate.estimator import ArmSums
-from gate.metrics import Metric
+from gate.metrics import PER_USER, Metric, Value
 from gate.planning import Observed
-from relations.sums import arm_day_sums, of_rule, user_outcomes
+from gate.tails import Tail, suggested_caps, told_cap, told_largest
+from relations.sums import arm_day_sums, of_rule, outcome_counts, user_outcomes
 from relations.traffic import EVERYBODY, as_one_arm, shown_to, visits
 from relations.trial_users import TrialWindow
 from stores.lake import Lake
@@ -21,9 +24,10 @@ _DAY = timedelta(days=1)
 
 
 def observe_metrics(
-    lake: Lake, stated: TrialSettings, metrics: Sequence[Metric], *, until: datetime, history_days: int
+    lake: Lake, stated: TrialSettings, metrics: Sequence[Metric], *, until: datetime, history_days: int, k: int
 ) -> tuple[Mapping[str, Observed], tuple[str, ...]]:
-    """Rates and variances of users first shown something in the last days, as if that had been a trial of one arm."""
+    """Rates and variances of users first shown something in the last days, as if that had been a trial of one arm; and
+    notes. No cap is suggested that fewer than `k` users exceed."""
     exposures, events = lake.relation("exposures"), lake.relation("events")
     span = (until - _oldest(shown_to(exposures), otherwise=until)) / _DAY
     # Half of what there is, at most, is left to be the pre-period.
@@ -36,9 +40,9 @@ def observe_metrics(
         window=timedelta(hours=stated.window_hours),
         before=timedelta(days=stated.before_days),
     )
-    users = user_outcomes(
-        as_one_arm(exposures), events, window=window, rules=[outcome_rule(metric) for metric in metrics]
-    )
+    tailed = [metric for metric in metrics if metric.cap is not None or _is_value_per_user(metric)]
+    rules = [outcome_rule(metric) for metric in (*metrics, *(replace(metric, cap=None) for metric in tailed))]
+    users = user_outcomes(as_one_arm(exposures), events, window=window, rules=rules)
     found = {}
     for place, metric in enumerate(metrics):
         rows = arm_day_sums(of_rule(users, place)).to_pyarrow().to_pylist()
@@ -52,7 +56,29 @@ def observe_metrics(
             f"only {seen_before:.1f} of {stated.before_days:g} days of pre-period are there to adjust by; with all of "
             "them a trial may need fewer users"
         )
+    for place, metric in enumerate(tailed, start=len(metrics)):
+        notes += _about_tail(metric, _tail(of_rule(users, place)), k=k)
     return found, tuple(notes)
+
+
+def _is_value_per_user(metric: Metric) -> bool:
+    return metric.value is Value.SUM and metric.per == PER_USER
+
+
+def _tail(users: ibis.Table) -> Tail:
+    counts = outcome_counts(users).to_pyarrow()
+    return Tail(*(np.asarray(counts[name], dtype=np.float64) for name in ("S", "users")))
+
+
+def _about_tail(metric: Metric, tail: Tail, *, k: int) -> tuple[str, ...]:
+    """What the metric's cap touches, or which caps there could be: one line, or none where no tail is seen."""
+    if metric.cap is not None:
+        return (f"{metric.name}: {told_cap(tail, cap=metric.cap)}",)
+    caps = suggested_caps(tail, least=k)
+    if not caps:
+        return ()
+    choices = "; ".join(told_cap(tail, cap=cap) for cap in caps)
+    return (f"{metric.name} has no cap, and of all its value {told_largest(tail.largest)}: {choices}",)
 
 
 def observe_arrivals(seen: ibis.Table, *, until: datetime, history_days: int) -> Accumulation:

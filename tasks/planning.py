@@ -121,7 +121,12 @@ def plan_trial(lake: Lake, settings: Settings, question: PlanQuestion) -> TrialP
         if question.rate is not None:
             raise UsageError("plan: the lake has exposures, which tell the rate; leave --rate out")
         metrics, said = observe_metrics(
-            lake, stated, (primary, *rails), until=until, history_days=question.history_days
+            lake,
+            stated,
+            (primary, *rails),
+            until=until,
+            history_days=question.history_days,
+            k=settings.privacy.k,
         )
         observed = metrics[primary.name]
         accumulation = observe_arrivals(

@@ -247,4 +247,9 @@ def _metric(settings: Settings, name: str) -> Metric:
             f"metric {name}: {metric.outcome} per {metric.per} is not told of single impressions; pass --metric with "
             "one that is an item behaviour per impression"
         )
+    if metric.cap is not None:
+        raise UsageError(
+            f"metric {name}: cap = {metric.cap:g} is on a user's total, which single impressions do not tell; pass "
+            "--metric with one that has no cap"
+        )
     return metric

@@ -20,7 +20,7 @@ from relations.credit import credit_counts, user_credits
 from relations.errors import UsageError
 from relations.served import Asked, served_digests, served_figures
 from relations.slices import SliceRule, columns_of, slice_sums
-from relations.sums import OutcomeRule, arm_day_sums, late_counts, of_rule, user_outcomes
+from relations.sums import OutcomeRule, arm_day_sums, largest_outcomes, late_counts, of_rule, user_outcomes
 from relations.trial_users import TrialWindow, bot_counts, exposed_counts
 from stores.delivery import UNREADABLE, WHOLE
 from stores.home import Home
@@ -194,6 +194,7 @@ def _summed(
         users = tables.lake.staged(file)
         sums = [MetricSums.from_rows(_rows(arm_day_sums(of_rule(users, place)))) for place in range(len(rules))]
         late = _rows(late_counts(users))
+        largest = _rows(largest_outcomes(of_rule(users, 0))) if config.primary.value is Value.SUM else []
         states = tables.lake.relation("users")
         rows = _rows(slice_sums(of_rule(users, 0), states, rules=slices)) if slices else []
     found: dict[str, dict[str, ArmSums]] = {each.name: {} for each in slices}
@@ -206,6 +207,9 @@ def _summed(
         "crossed": sum(int(row["crossed"]) for row in counted),
         "bots": {row["arm"]: int(row["users"]) for row in _rows(bot_counts(exposures, window.comparison))},
         "late": {row["arm"]: int(row["late"]) for row in late},
+        "dominance": {
+            row["arm"]: round(row["largest"] / whole, 4) for row in largest if (whole := sums[0].arm(row["arm"]).s) > 0
+        },
     }
 
 
@@ -233,6 +237,7 @@ def outcome_rule(metric: Metric) -> OutcomeRule:
         window=None if metric.window_hours is None else timedelta(hours=metric.window_hours),
         after=timedelta(hours=metric.after_hours),
         weights=metric.weights,
+        cap=metric.cap,
     )
 
 

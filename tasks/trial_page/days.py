@@ -11,6 +11,7 @@ import numpy as np
 
 from gate.estimator import SUMS, estimate
 from gate.metrics import PER_IMPRESSION, Metric
+from gate.tails import told_largest
 from relations.cells import shown
 from tasks.trial_page.chart import Chart, arm_swatch, both_widths, key, thinned
 from tasks.trial_page.markup import folded, node, soft, table
@@ -52,6 +53,10 @@ def days_part(told: Told) -> list[Element] | None:
         key(entries),
         _picture(first, found[first.name], arms=arms, place=0),
     ]
+    shares = mapping(told.compared[-1], "sums", "dominance")
+    if shares:
+        heaviest = max(float(share) for share in shares.values())
+        parts.append(soft(f"Of an arm's whole {first.name}, {told_largest(heaviest)}."))
     if others:
         small = [_picture(m, found[m.name], arms=arms, place=n) for n, m in enumerate(others, start=1)]
         parts.append(node("div", *small, class_="two"))
@@ -138,7 +143,8 @@ def unit(metric: Metric) -> str:
                "tail": "items off the head", "return": "users who return", "weighted": "worth"}  # fmt: skip
     what = outcome.get(metric.outcome) or (f"{metric.outcome} value" if metric.value == "sum" else f"{metric.outcome}s")
     per = "impression" if metric.per == PER_IMPRESSION else metric.per
-    return f"{what} per {per}"
+    most = "" if metric.cap is None else f", at most {number(metric.cap)} a user"
+    return f"{what} per {per}{most}"
 
 
 def _table(told: Told, metric: Metric, found: Sequence[ArmDay]) -> Element:

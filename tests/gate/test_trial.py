@@ -60,6 +60,15 @@ def test_any_edit_changes_the_hash(edit):
     assert replace(CONFIG, **edit).digest() != CONFIG.digest()
 
 
+def test_a_trial_frozen_before_there_were_caps_keeps_its_hash():
+    """Recorded when metrics had no cap: neither the key nor its absence may move it."""
+    assert CONFIG.digest() == "8b964c513bd4ec97575154a88ee4380c78da16067bbc818f6728cfd461cd0e08"
+    assert "cap" not in CONFIG.as_json()["primary"]
+    capped = replace(CONFIG, primary=replace(CONFIG.primary, cap=100.0))
+    assert capped.digest() != CONFIG.digest()
+    assert TrialConfig.from_json(json.loads(canonical(capped.as_json()))) == capped
+
+
 def test_the_same_instant_in_another_zone_is_the_same_promise():
     elsewhere = replace(CONFIG, start=datetime.fromisoformat("2026-03-01T02:00:00+02:00"))
     assert elsewhere.digest() == CONFIG.digest()
@@ -121,6 +130,10 @@ def test_impossible_trials_are_refused_by_name(edit, words):
         ({"absolute": -0.1}, "absolute margin -0.1"),
         ({"window_hours": 0.0}, "window_hours 0.0"),
         ({"outcome": "return", "per": "user", "window_hours": 12.0}, "after_hours 24.0 must be below"),
+        ({"cap": 0.0}, "cap 0.0 must be above 0"),
+        ({"cap": float("inf")}, "cap inf must be above 0 and finite"),
+        ({"outcome": "latency", "cap": 5.0}, "latency has no tail of users' own doing; leave cap out"),
+        ({"outcome": "return", "per": "user", "cap": 1.0}, "return has no tail"),
     ],
 )
 def test_impossible_metrics_are_refused_by_name(stated, words):

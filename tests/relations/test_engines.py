@@ -37,7 +37,16 @@ from relations.sequences import user_histories
 from relations.served import Asked, served_digests, served_figures
 from relations.slices import SliceRule, columns_of, slice_sums
 from relations.standing import contested, item_counts, keyed, newly_held, standings
-from relations.sums import OutcomeRule, arm_day_sums, head_items, late_counts, of_rule, user_outcomes
+from relations.sums import (
+    OutcomeRule,
+    arm_day_sums,
+    head_items,
+    largest_outcomes,
+    late_counts,
+    of_rule,
+    outcome_counts,
+    user_outcomes,
+)
 from relations.traces import rows_of as rows_of_users
 from relations.traces import sightings
 from relations.traffic import as_one_arm, shown_to, visits
@@ -67,6 +76,7 @@ RULES = (
     OutcomeRule("cart", summed=True, window=timedelta(hours=3)),
     OutcomeRule("click", per="view"),
     OutcomeRule("cart", per="user", summed=True),
+    OutcomeRule("cart", per="user", summed=True, cap=2.5),
     *(OutcomeRule(outcome) for outcome in ("latency", "failure", "distinct", "tail")),
     TRADE_OFF,
     OutcomeRule("return", per="user", after=timedelta(hours=2)),
@@ -153,6 +163,9 @@ RELATIONS: dict[str, Callable[[Tables], ibis.Table]] = {
     "of_rule": lambda t: of_rule(outcomes(t), 3),
     "arm_day_sums of clicks": lambda t: arm_day_sums(of_rule(outcomes(t), 0)),
     "arm_day_sums of values": lambda t: arm_day_sums(of_rule(outcomes(t), 1)),
+    "arm_day_sums of capped values": lambda t: arm_day_sums(of_rule(outcomes(t), 4)),
+    "largest_outcomes": lambda t: largest_outcomes(of_rule(outcomes(t), 3)),
+    "outcome_counts": lambda t: outcome_counts(of_rule(outcomes(t), 3)),
     "late_counts": lambda t: late_counts(outcomes(t)),
     "slice_sums": lambda t: slice_sums(of_rule(outcomes(t), 0), t["users"], rules=SLICES),
     "user_credits": lambda t: credits_of(t, "e"),
@@ -182,6 +195,9 @@ ORDERED = {
     "exposed_counts of a canary",
     "bot_counts",
     "arm_day_sums of clicks",
+    "arm_day_sums of capped values",
+    "largest_outcomes",
+    "outcome_counts",
     "late_counts",
     "slice_sums",
     "credit_counts",

@@ -88,6 +88,20 @@ def test_a_duplicate_outcome_counts_once_but_its_value_twice():
     assert numbers(summed["ann"]) == (1.5 + 2.0 + 0, 1, 0, 0)
 
 
+def test_a_cap_is_on_the_users_total_and_on_the_pre_periods():
+    """ann: 4 + 5 = 9 → 6, before 7 → 6; bob's 2 and his refund of -3 stay as they are. N is no business of a cap."""
+    shown = [
+        *(exposure("a1", "ann", 1), exposure("a2", "ann", 2), exposure("p1", "ann", -2, trial=None)),
+        *(exposure("b1", "bob", 1), exposure("b2", "bob", 1), exposure("q1", "bob", -2, trial=None)),
+    ]
+    named = [
+        *(event("e1", "a1", 2, value=4.0), event("e2", "a2", 3, value=5.0), event("e3", "p1", -1, value=7.0)),
+        *(event("e4", "b1", 2, value=2.0), event("e5", "q1", -1, value=-3.0)),
+    ]
+    found = rows_of(shown, named, outcome=OutcomeRule("click", summed=True, cap=6.0))
+    assert {user: numbers(row) for user, row in found.items()} == {"ann": (6, 2, 6, 1), "bob": (2, 2, -3, 1)}
+
+
 def test_the_window_is_closed_and_starts_with_the_first_exposure():
     shown = [exposure("a1", "ann", 1), exposure("a2", "ann", 25), exposure("a3", "ann", 25.001)]
     late = 25 + 1 / 3600

@@ -19,7 +19,15 @@ from relations.credit import credit_counts, user_credits
 from relations.schemas import EVENTS, EXPOSURES, ITEM_BEHAVIOURS, USERS
 from relations.served import Asked, served_digests, served_figures
 from relations.slices import SliceRule, columns_of, slice_sums
-from relations.sums import OutcomeRule, head_items, late_counts, of_rule, user_outcomes
+from relations.sums import (
+    OutcomeRule,
+    head_items,
+    largest_outcomes,
+    late_counts,
+    of_rule,
+    outcome_counts,
+    user_outcomes,
+)
 from relations.trial_users import Comparison, TrialWindow, bot_counts, exposed_counts
 
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
@@ -42,6 +50,9 @@ RULES = (
     OutcomeRule("distinct", window=3 * HOUR),
     OutcomeRule("tail"),
     WEIGHTED,
+    OutcomeRule("dwell", per="user", summed=True, cap=3.5),
+    OutcomeRule("click", cap=1.0),
+    OutcomeRule("weighted", weights=WEIGHTED.weights, cap=0.5),
     OutcomeRule("return", per="user", after=4 * HOUR),
     OutcomeRule("return", per="user", after=2 * HOUR, window=6 * HOUR),
 )
@@ -214,6 +225,8 @@ def plain_outcomes(rows: list[Row], told: list[Row], rule: OutcomeRule) -> dict[
         if rule.outcome == "return":
             seen = [row["shown_time"] for row in mine] + [e["event_time"] for e in told if e["user"] == user]
             s, s0, n0 = float(any(begun + rule.after <= time <= until for time in seen)), 0.0, 0.0
+        if rule.cap is not None:
+            s, s0 = min(s, rule.cap), min(s0, rule.cap)
         late = sum(
             each["behaviour"] == rule.outcome and each["event_time"] > until
             for row in trial
@@ -241,6 +254,26 @@ def test_every_metric_is_what_plain_loops_count(ask: Asker, seed: int) -> None:
             for row in wide
         }
         assert found == expected, rule
+
+
+@LAWS
+@given(seed=SEEDS)
+def test_totals_and_the_largest_of_an_arm(ask: Asker, seed: int) -> None:
+    shown, told = exposures(seed), events(seed)
+    place = next(number for number, rule in enumerate(RULES) if rule.summed)
+    totals = plain_outcomes(shown, told, RULES[place]).values()
+
+    def users(x: Any, e: Any) -> Any:
+        return of_rule(user_outcomes(x, e, window=WINDOW, rules=RULES), place)
+
+    arms: dict[str, list[float]] = defaultdict(list)
+    for arm, *_, s, _n, _s0, _n0 in totals:
+        arms[arm].append(s)
+    found = ask("largest", lambda x, e: largest_outcomes(users(x, e)), shown, told)
+    assert found == [{"arm": arm, "largest": max(arms[arm])} for arm in sorted(arms)]
+    counts = Counter(s for each in arms.values() for s in each)
+    found = ask("counts", lambda x, e: outcome_counts(users(x, e)), shown, told)
+    assert found == [{"S": s, "users": counts[s]} for s in sorted(counts)]
 
 
 @LAWS

@@ -158,6 +158,32 @@ def test_a_look_by_hand(fill: Fill) -> None:
     assert LookSums.from_json(look.as_json()) == look
 
 
+def test_a_look_at_values_tells_how_much_one_user_has(fill: Fill) -> None:
+    """ann has 6 of the champion's 8, and with a cap of 3 as much as 3 of 5; a look at counts says nothing of it."""
+    lake = fill(
+        exposures=[
+            exposure("a1", "ann", 1),
+            exposure("b1", "bob", 1),
+            exposure("c1", "cat", 1, arm="challenger"),
+            *END[:1],
+        ],
+        events=[
+            event("1", "a1", 2, behaviour="purchase", value=6.0),
+            event("2", "b1", 2, behaviour="purchase", value=2.0),
+            END[1],
+        ],
+    )
+    revenue = Metric("revenue", "purchase", per="user", value=Value.SUM)
+    look = trial_sums(lake, replace(CONFIG, primary=revenue, guardrails=()))
+    assert look.dominance == {"champion": 6 / 8}  # nothing was earned of the challenger's users
+    assert LookSums.from_json(look.as_json()) == look
+    capped = trial_sums(lake, replace(CONFIG, primary=replace(revenue, cap=3.0), guardrails=()))
+    assert capped.metrics["revenue"].arm("champion").s == 3 + 2
+    assert capped.metrics["revenue"].arm("champion").ss == 9 + 4
+    assert capped.dominance == {"champion": 3 / 5}
+    assert "dominance" not in trial_sums(lake, CONFIG).as_json()
+
+
 def test_until_and_out_and_the_canary(fill: Fill) -> None:
     lake = fill(
         exposures=[

@@ -30,6 +30,7 @@ def pages_of(world: World) -> dict[str, str]:
         "trials": "/trials",
         "trial": f"/trials/{world.trial}",
         "champions": "/champions",
+        "break-glass": "/break-glass",
         "compare": "/compare?a=2&b=7",
         "data": "/data",
         "people": "/people",

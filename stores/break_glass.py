@@ -26,12 +26,23 @@ from stores.trial_rows import read_trials
 from stores.trial_steps import close_trial
 
 MOST_HOURS = 72.0
+USUAL_HOURS = 4.0
+"""Where nobody says how long."""
 REQUEST_LASTS = timedelta(hours=1)
 UNCONFIRMED = "nobody confirmed it in time"
 
 
 def ask(
-    tx: Connection, version: int, *, surface: str, hours: float, actor: str, reason: str, now: datetime, enforce: bool
+    tx: Connection,
+    version: int,
+    *,
+    surface: str,
+    hours: float,
+    expected_epoch: int | None,
+    actor: str,
+    reason: str,
+    now: datetime,
+    enforce: bool,
 ) -> BreakGlassRecord:
     """A person's request, for another to confirm within the hour. The same again is the same answer."""
     what = f"break-glass of version {version}"
@@ -39,6 +50,7 @@ def ask(
         raise UsageError(f"{what}: --hours {hours:g}; more than 0 and at most {MOST_HOURS:g}")
     check_may(tx, actor, Role.APPROVER, what=what, enforce=enforce)
     champion = _check_open(tx, surface, version=version, actor=actor, what=what)
+    check_epoch(champion, expected_epoch, what=what)
     for other in read_glasses(tx, surface):
         if other.waits(now):
             if (other.version, other.hours) == (version, hours) and same_person(other.asked_by, actor):
@@ -126,6 +138,12 @@ def confirm(
         why = f"version {asked.version} was put in charge by {what}"
         close_trial(tx, trial, state=TrialState.STALE, actor=actor, reason=why, now=now)
     return reached
+
+
+def check_epoch(champion: Champion | None, expected: int | None, *, what: str) -> None:
+    """Raises GateRefused where a person decides on another champion than the one that they saw. None: on any."""
+    if champion is not None and expected not in (None, champion.epoch):
+        raise GateRefused(f"{what}: the champion is at epoch {champion.epoch}, not {expected}; look again")
 
 
 def _check_open(tx: Connection, surface: str, *, version: int, actor: str, what: str) -> Champion:

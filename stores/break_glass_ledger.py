@@ -4,9 +4,10 @@ from datetime import datetime
 
 from relations.errors import GateRefused
 from stores.approval import check_named
-from stores.break_glass import ask, confirm
+from stores.break_glass import ask, check_epoch, confirm
 from stores.break_glass_records import BreakGlassRecord
 from stores.break_glass_rows import end_glass, read_glass, read_glasses
+from stores.champion import read_champion
 from stores.ledger_database import Database
 from stores.ledger_records import GATE, SURFACE, Champion
 from stores.people import Role, check_may
@@ -29,17 +30,35 @@ class BreakGlassLedger:
             return read_glass(tx, number)
 
     def ask_break_glass(
-        self, version: int, *, hours: float, actor: str, reason: str, now: datetime, surface: str = SURFACE
+        self,
+        version: int,
+        *,
+        hours: float,
+        actor: str,
+        reason: str,
+        now: datetime,
+        expected_epoch: int | None = None,
+        surface: str = SURFACE,
     ) -> BreakGlassRecord:
         """Ask that `version` be put in charge without a trial, for `hours`; another person confirms within the hour.
 
         Refuses the submitter of its training, the champion itself, and while a promotion is watched, another request
-        waits, or a break-glass is in force.
+        waits, or a break-glass is in force. `expected_epoch`: of the champion that the person saw; refuses another.
         """
         check_named(actor, reason, what="break-glass")
         enforce = self._enforce_roles
         with self._database.write() as tx:
-            return ask(tx, version, surface=surface, hours=hours, actor=actor, reason=reason, now=now, enforce=enforce)
+            return ask(
+                tx,
+                version,
+                surface=surface,
+                hours=hours,
+                expected_epoch=expected_epoch,
+                actor=actor,
+                reason=reason,
+                now=now,
+                enforce=enforce,
+            )
 
     def confirm_break_glass(self, number: int, *, actor: str, reason: str, now: datetime) -> Champion:
         """The second person's yes: the version is champion. Open trials of the surface end as STALE.
@@ -55,10 +74,13 @@ class BreakGlassLedger:
         # Raised after the commit: that the request ended here is part of the record.
         raise GateRefused(f"break-glass {number}: {reached[1]}; ask anew")
 
-    def end_break_glass(self, number: int, *, actor: str, reason: str, now: datetime) -> Champion | None:
+    def end_break_glass(
+        self, number: int, *, actor: str, reason: str, now: datetime, expected_epoch: int | None = None
+    ) -> Champion | None:
         """Withdraw a request, or end a reign before its time: the former champion comes back, and is returned.
 
-        Ended already: nothing changes.
+        Ended already: nothing changes. `expected_epoch`: of the champion that the person saw; refuses another, so that
+        whoever withdraws a request does not end the reign that it has become.
         """
         check_named(actor, reason, what="break-glass")
         with self._database.write() as tx:
@@ -67,6 +89,7 @@ class BreakGlassLedger:
                 return None
             if actor != GATE:
                 check_may(tx, actor, Role.APPROVER, what=f"end break-glass {number}", enforce=self._enforce_roles)
+            check_epoch(read_champion(tx, record.surface), expected_epoch, what=f"end {record.name}")
             if record.in_force:
                 at = record.epoch
                 return roll_back(tx, record.surface, expected_epoch=at, actor=actor, reason=reason, now=now)

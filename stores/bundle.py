@@ -144,17 +144,26 @@ def open_bundle(releases: Path, digest: str) -> Bundle:
         raise DependencyFailed(f"{folder}: not readable: {error.strerror}; check its permissions") from error
 
 
+def is_complete(releases: Path, digest: str) -> bool:
+    """Whether the bundle `digest` has all files of its manifest at their sizes: what a list can ask of many bundles.
+
+    Hashes the manifest alone, so that `open_bundle` may still refuse what this believes.
+    """
+    folder = releases / digest
+    try:
+        files = _manifest(folder, digest)["files"]
+        for name in files:
+            _check_path(folder, name)
+        sizes = {name: (folder / name).stat().st_size for name in (*files, ATTESTATION)}
+    except (OSError, DataRejected):
+        return False
+    return all(isinstance(entry, dict) and entry.get("bytes") == sizes[name] for name, entry in files.items())
+
+
 def _verified(folder: Path, digest: str) -> Bundle:
     found = _regular_files(folder, refuse=DataRejected)
-    manifest = _read_canonical(folder / MANIFEST)
-    content = {key: value for key, value in manifest.items() if key != "digest"}
-    if manifest.get("digest") != digest or hashlib.sha256(canonical(content)).hexdigest() != digest:
-        raise _damaged(folder, f"{MANIFEST} does not have the digest of its folder")
-    if manifest.get("format") != FORMAT:
-        raise DataRejected(f"{folder}: bundle format {manifest.get('format')!r}, this version reads {FORMAT}")
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not files:
-        raise _damaged(folder, f"{MANIFEST} names no files")
+    manifest = _manifest(folder, digest)
+    files = manifest["files"]
     for name in files:
         _check_path(folder, name)
     if extra := sorted((set(found) - {SIGNATURE}) ^ {*files, MANIFEST, ATTESTATION}):
@@ -166,6 +175,20 @@ def _verified(folder: Path, digest: str) -> Bundle:
     if attestation.get("digest") != digest or attestation.get("checksum") != _checksum(attestation):
         raise _damaged(folder, f"{ATTESTATION} is damaged or is about another bundle")
     return Bundle(folder=folder, digest=digest, manifest=manifest, attestation=attestation)
+
+
+def _manifest(folder: Path, digest: str) -> dict[str, Any]:
+    """With its digest and format checked, and at least one file."""
+    manifest = _read_canonical(folder / MANIFEST)
+    content = {key: value for key, value in manifest.items() if key != "digest"}
+    if manifest.get("digest") != digest or hashlib.sha256(canonical(content)).hexdigest() != digest:
+        raise _damaged(folder, f"{MANIFEST} does not have the digest of its folder")
+    if manifest.get("format") != FORMAT:
+        raise DataRejected(f"{folder}: bundle format {manifest.get('format')!r}, this version reads {FORMAT}")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not files:
+        raise _damaged(folder, f"{MANIFEST} names no files")
+    return manifest
 
 
 def _damaged(folder: Path, what: str) -> DataRejected:

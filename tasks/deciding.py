@@ -12,6 +12,7 @@ import httpx
 
 from gate.states import TrialState
 from relations.errors import DependencyFailed
+from stores.break_glass_records import BreakGlassRecord
 from stores.bundle import open_bundle
 from stores.failpoints import reach
 from stores.home import Home
@@ -146,6 +147,29 @@ def reject_trial(home: Home, settings: Settings, trial: str, *, actor: str, reas
     return ledger.trial(trial)
 
 
+def ask_break_glass(
+    home: Home,
+    settings: Settings,
+    version: int,
+    *,
+    hours: float,
+    actor: str,
+    reason: str,
+    now: datetime,
+    expected_epoch: int | None = None,
+) -> BreakGlassRecord:
+    """Ask that a version serve without evidence; nothing changes until another person confirms. Raises GateRefused, or
+    DataRejected for a damaged bundle: nobody shall confirm at night what cannot serve.
+
+    `expected_epoch`: of the champion that the caller saw; refuse if it has changed since.
+    """
+    ledger = Ledger.of(home, settings)
+    _check_servable(home, settings, ledger.version(version).digest)
+    return ledger.ask_break_glass(
+        version, hours=hours, actor=actor, reason=reason, now=now, expected_epoch=expected_epoch
+    )
+
+
 def confirm_break_glass(
     home: Home, settings: Settings, number: int, *, actor: str, reason: str, now: datetime, wait_seconds: float = 0.0
 ) -> Decided:
@@ -169,17 +193,25 @@ def confirm_break_glass(
 
 
 def end_break_glass(
-    home: Home, settings: Settings, number: int, *, actor: str, reason: str, now: datetime, wait_seconds: float = 0.0
+    home: Home,
+    settings: Settings,
+    number: int,
+    *,
+    actor: str,
+    reason: str,
+    now: datetime,
+    expected_epoch: int | None = None,
+    wait_seconds: float = 0.0,
 ) -> Decided | None:
     """Withdraw a request, or bring the former champion back before the time is up. None: nothing serves otherwise.
 
-    Raises as `rollback_champion` does.
+    `expected_epoch` and what is raised: as with `rollback_champion`.
     """
     ledger = Ledger.of(home, settings)
     before, former = ledger.champion(), ledger.former()
     if ledger.break_glass(number).in_force and former is not None:
         _check_servable(home, settings, former.digest)
-    champion = ledger.end_break_glass(number, actor=actor, reason=reason, now=now)
+    champion = ledger.end_break_glass(number, actor=actor, reason=reason, now=now, expected_epoch=expected_epoch)
     if champion is None:
         return None
     return _follow(

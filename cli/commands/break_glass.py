@@ -5,6 +5,7 @@ import click
 from cli.break_glass_status import break_glass_line, break_glass_stated
 from cli.commands.decide import SERVING_SECONDS, who
 from cli.console import Context, Result, command
+from stores.break_glass import MOST_HOURS, USUAL_HOURS
 from stores.ledger import Ledger
 
 
@@ -15,14 +16,27 @@ def break_glass() -> None:
 
 @command("ask")
 @click.argument("version", type=int)
-@click.option("--hours", type=float, required=True, help="How long it may serve; at most 72.")
+@click.option(
+    "--hours",
+    type=float,
+    default=USUAL_HOURS,
+    show_default=True,
+    help=f"How long it may serve; at most {MOST_HOURS:g}.",
+)
 @who
 def ask(context: Context, *, version: int, hours: float, actor: str, reason: str) -> Result:
     """Ask that VERSION serve without a trial; another approver confirms within an hour."""
     from cli.identity import identified
+    from tasks.deciding import ask_break_glass
 
-    asked = Ledger.of(context.home, context.settings).ask_break_glass(
-        version, hours=hours, actor=identified(context, actor), reason=reason, now=context.now
+    asked = ask_break_glass(
+        context.home,
+        context.settings,
+        version,
+        hours=hours,
+        actor=identified(context, actor),
+        reason=reason,
+        now=context.now,
     )
     return Result(
         break_glass_stated(asked),

@@ -54,6 +54,9 @@ ROUTES = (
     Route("POST", "/trials/{trial}/code", frozenset({Role.APPROVER}), "code"),
     Route("POST", "/rollback", frozenset({Role.APPROVER, Role.ADMIN}), "rollback"),
     Route("POST", "/rollback/code", frozenset({Role.APPROVER, Role.ADMIN}), "rollback code"),
+    Route("GET", "/break-glass", ANY, "break-glass"),
+    Route("POST", "/break-glass", frozenset({Role.APPROVER}), "ask"),
+    Route("POST", "/break-glass/{number}/end", frozenset({Role.APPROVER}), "end"),
     Route("POST", "/break-glass/{number}/confirm", frozenset({Role.APPROVER}), "confirm"),
 )
 

@@ -16,6 +16,7 @@ from serving.console.chores import Chores
 from serving.console.decisions import add_decisions
 from serving.console.desk import Desk
 from serving.console.gatekeeper import Gatekeeper
+from serving.console.glass_steps import add_break_glass
 from serving.console.headers import SecurityHeaders
 from serving.console.place import Place, wall_clock
 from serving.console.reach import Reach
@@ -53,6 +54,7 @@ def create_console(home: Home, settings: Settings, *, wall: Callable[[], datetim
     add_signing_in(app, desk)
     add_pages(app, desk)
     add_decisions(app, desk)
+    add_break_glass(app, desk)
 
     @app.get("/healthz")
     async def healthz() -> Response:

@@ -9,20 +9,16 @@ from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 
-from relations.errors import RatchetError
-from serving.console.desk import Desk, person_of
+from serving.console.desk import Desk
 from serving.console.forms import epoch_of, reason_of
+from serving.console.outcomes import SERVING_SECONDS, name_of, serves_told, taken
 from serving.console.pages.champions import champions_view
-from serving.console.pages.queue import queue_view
 from serving.console.pages.trial import trial_view
-from serving.console.refusals import Refused, refusal_of
+from serving.console.refusals import Refused
 from stores.kills import kill_trial
 from stores.ledger_records import Waiting
-from tasks.deciding import Decided, approve_trial, confirm_break_glass, reject_trial, rollback_champion, watch_told
+from tasks.deciding import Decided, approve_trial, reject_trial, rollback_champion, watch_told
 from tasks.killing import settle_kills
-
-SERVING_SECONDS = 10.0
-"""How long a step waits at most to see servers of this machine serve; without any it does not wait."""
 
 
 def add_decisions(app: FastAPI, desk: Desk) -> None:
@@ -40,7 +36,7 @@ def add_decisions(app: FastAPI, desk: Desk) -> None:
                 **trial_view(place, trial),
             )
 
-        return _taken(desk, request, act, again=again, then=f"/trials/{quote(trial, safe='')}")
+        return taken(desk, request, act, again=again, then=f"/trials/{quote(trial, safe='')}")
 
     @app.post("/trials/{trial}/approve")
     def approve(request: Request, trial: str) -> Response:
@@ -51,7 +47,7 @@ def add_decisions(app: FastAPI, desk: Desk) -> None:
                 home,
                 settings,
                 trial,
-                actor=_name(request),
+                actor=name_of(request),
                 reason=reason,
                 now=place.now(),
                 evidence=evidence,
@@ -65,7 +61,7 @@ def add_decisions(app: FastAPI, desk: Desk) -> None:
     def reject(request: Request, trial: str) -> Response:
         def act() -> str:
             reason = reason_of(request.state.form)
-            reject_trial(home, settings, trial, actor=_name(request), reason=reason, now=place.now())
+            reject_trial(home, settings, trial, actor=name_of(request), reason=reason, now=place.now())
             return f"{trial} is rejected; its challenger gets no more users, and the same bundle cannot come back."
 
         return on_trial(request, trial, act)
@@ -75,7 +71,7 @@ def add_decisions(app: FastAPI, desk: Desk) -> None:
         def act() -> str:
             reason, now = reason_of(request.state.form), place.now()
             settle_kills(home, ledger, now=now)
-            ledger.stop_trial(trial, actor=_name(request), reason=reason, now=now)
+            ledger.stop_trial(trial, actor=name_of(request), reason=reason, now=now)
             return f"{trial} is stopped without a verdict; its challenger gets no more users."
 
         return on_trial(request, trial, act)
@@ -84,7 +80,7 @@ def add_decisions(app: FastAPI, desk: Desk) -> None:
     def kill(request: Request, trial: str) -> Response:
         def act() -> str:
             reason = reason_of(request.state.form)
-            killed = kill_trial(home, settings, trial, actor=_name(request), reason=reason, now=place.now())
+            killed = kill_trial(home, settings, trial, actor=name_of(request), reason=reason, now=place.now())
             told = f"{trial} is killed: no server shows its challenger any more. Stop it, to end it."
             return f"{told} {killed.warning}".strip()
 
@@ -111,71 +107,28 @@ def add_decisions(app: FastAPI, desk: Desk) -> None:
             decided = rollback_champion(
                 home,
                 settings,
-                actor=_name(request),
+                actor=name_of(request),
                 reason=reason,
                 now=place.now(),
                 expected_epoch=epoch,
                 wait_seconds=SERVING_SECONDS,
             )
-            return f"Rolled back. {_serves(decided)}"
+            return f"Rolled back. {serves_told(decided)}"
 
         def again(refused: Refused) -> Response:
             shown = champions_view(place)
             form, problem = request.state.form, refused.problem
             return desk.page(request, "champions.html", status=refused.status, problem=problem, typed=form, **shown)
 
-        return _taken(desk, request, act, again=again, then="/champions")
-
-    @app.post("/break-glass/{number}/confirm")
-    def confirm(request: Request, number: str) -> Response:
-        def act() -> str:
-            if not (number.isascii() and number.isdigit() and len(number) < 10):
-                raise Refused(404, "No request has this number.", "Begin at the queue.")
-            reason = reason_of(request.state.form)
-            decided = confirm_break_glass(
-                home,
-                settings,
-                int(number),
-                actor=_name(request),
-                reason=reason,
-                now=place.now(),
-                wait_seconds=SERVING_SECONDS,
-            )
-            return f"Confirmed, without evidence, until its hours are over. {_serves(decided)}"
-
-        def again(refused: Refused) -> Response:
-            shown = queue_view(place)
-            form, problem = request.state.form, refused.problem
-            return desk.page(request, "queue.html", status=refused.status, problem=problem, typed=form, **shown)
-
-        return _taken(desk, request, act, again=again, then="/")
-
-
-def _taken(
-    desk: Desk, request: Request, act: Callable[[], str], *, again: Callable[[Refused], Response], then: str
-) -> Response:
-    """`act`, told on the page `then`; what it was refused for, on the page `again`."""
-    try:
-        told = act()
-    except Refused as refused:
-        return again(refused)
-    except RatchetError as error:
-        return again(refusal_of(error))
-    return desk.done(request, then, told)
+        return taken(desk, request, act, again=again, then="/champions")
 
 
 def _shown_code(desk: Desk, request: Request, *, step: str, subject: str, evidence: str) -> Response:
     """Answered with the page itself: a code that was left in a cookie could be read again."""
     shown = desk.place.ledger.issue_code(
-        _name(request), step=step, subject=subject, evidence=evidence, now=desk.place.wall()
+        name_of(request), step=step, subject=subject, evidence=evidence, now=desk.place.wall()
     )
     return desk.page(request, "code.html", code=shown, step=step, subject=subject, evidence=evidence)
-
-
-def _name(request: Request) -> str:
-    person = person_of(request)
-    assert person is not None
-    return person.name
 
 
 def _evidence_of(form: dict[str, str], *, step: str = "approve") -> str:
@@ -193,13 +146,4 @@ def _approved(trial: str, outcome: Decided | Waiting) -> str:
     watched = (
         "" if outcome.trial is None or not outcome.trial.is_watched else f" {trial} is {watch_told(outcome.trial)}."
     )
-    return f"Approved. {_serves(outcome)}{watched}"
-
-
-def _serves(decided: Decided) -> str:
-    told = {
-        True: "The servers of this machine serve it.",
-        False: "The servers of this machine do not report it yet.",
-        None: "No server runs on this machine to be asked.",
-    }[decided.serving]
-    return f"v{decided.champion.version} is champion, epoch {decided.champion.epoch}. {told} {decided.warning}".strip()
+    return f"Approved. {serves_told(outcome)}{watched}"

@@ -1,6 +1,7 @@
 """What a form says, within bounds: everything that comes in by POST goes through here, before any handler sees it."""
 
 import asyncio
+import re
 import unicodedata
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
@@ -8,6 +9,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 
 from serving.console.refusals import Refused
+from stores.break_glass import MOST_HOURS
 
 MAX_BODY = 64 * 1024
 MAX_FIELDS = 16
@@ -57,6 +59,24 @@ def epoch_of(form: Mapping[str, str]) -> int:
     if not (stated.isascii() and stated.isdigit() and len(stated) < 10):
         raise Refused(422, "The form does not say which champion you saw.", "Open the page again.")
     return int(stated)
+
+
+def version_of(form: Mapping[str, str]) -> int:
+    """The version that was chosen. Raises Refused without one."""
+    stated = form.get("version", "")
+    if not (stated.isascii() and stated.isdigit() and len(stated) < 10):
+        raise Refused(422, "The form does not say which version.", "Choose one.", "A version is missing")
+    return int(stated)
+
+
+def hours_of(form: Mapping[str, str]) -> float:
+    """How long an unproven version may serve. Raises Refused for what is no such time."""
+    stated = form.get("hours", "").strip()
+    hours = float(stated) if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4})?", stated) else 0.0
+    if not 0 < hours <= MOST_HOURS:
+        why = f"{stated[:20]!r} is not a number of hours above 0 and of at most {MOST_HOURS:g}."
+        raise Refused(422, why, "State another.", "The hours are missing" if not stated else "Not so many hours")
+    return hours
 
 
 async def _body(request: Request) -> bytes:

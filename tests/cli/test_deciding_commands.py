@@ -73,6 +73,18 @@ def test_the_glass_is_broken_and_mended(ratchet: Any) -> None:
     assert ratchet("ledger", "verify")[0] == 0
 
 
+def test_nobody_asks_for_what_cannot_serve(ratchet: Any, place: Home) -> None:
+    model = place.releases / Ledger.of(place, Settings()).version(3).digest / "model.onnx"
+    sound = model.read_bytes()
+    model.write_bytes(b"other")
+    code, answer = ratchet("break-glass", "ask", "3", *WHO)
+    assert code != 0
+    assert "model.onnx does not match its SHA-256" in answer["error"]
+    assert ratchet("break-glass", "list")[1]["break_glass"] == []
+    model.write_bytes(sound)
+    assert ratchet("break-glass", "ask", "3", *WHO)[1]["hours"] == 4.0, "where nobody says how long"
+
+
 def test_an_export_verifies_where_there_is_no_home_and_an_edited_line_does_not(ratchet: Any, tmp_path: Path) -> None:
     file = tmp_path / "ledger.jsonl"
     code, exported = ratchet("ledger", "export", str(file))

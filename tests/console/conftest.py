@@ -273,6 +273,10 @@ class Browser:
         place.clear()
         place.send_keys(text)
 
+    def choose(self, action: str, field: str, value: str) -> None:
+        """One of the list of a form."""
+        self.one(f'form[action="{action}"] [name="{field}"] option[value="{value}"]').click()
+
     def press(self, action: str) -> None:
         """The button of the form that goes to `action`; returns when the answer is there."""
         self.click(self.one(f'form[action="{action}"] button'))

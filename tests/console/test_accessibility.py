@@ -3,7 +3,7 @@
 import importlib.util
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -49,6 +49,7 @@ def pages_of(world: World) -> dict[str, str]:
         "its evidence": f"{trial}{EVIDENCE}",
         "a trial that was rejected": "/trials/trial-3",
         "champions": "/champions",
+        "break the glass": "/break-glass",
         "compare, to choose": "/compare",
         "compare": "/compare?a=2&b=7",
         "data": "/data",
@@ -64,6 +65,23 @@ def signed_in(console_for_all: Any, browser: Any) -> Any:
     look(browser, width=WIDE, theme=LIGHT)
     browser.open(console_for_all.address, "dana")
     return browser
+
+
+@pytest.fixture
+def visited(signed_in: Any, console_on: Callable[..., Any]) -> Iterator[Callable[[World], Any]]:
+    """`visited(world)`: the browser on that world's console, as dana; afterwards it is where it was."""
+    cookies, before = signed_in.driver.get_cookies(), signed_in.address
+
+    def go(world: World) -> Any:
+        signed_in.open(console_on(world).address, "dana")
+        return signed_in
+
+    yield go
+    signed_in.driver.delete_all_cookies()
+    signed_in.address = before
+    signed_in.go("/sign-in")
+    for cookie in cookies:
+        signed_in.driver.add_cookie(cookie)
 
 
 def violations(browser: Any, axe: str) -> list[str]:
@@ -159,7 +177,7 @@ def test_everything_can_be_reached_and_seen_by_keyboard_alone(signed_in: Any, co
     from selenium.webdriver.common.keys import Keys
 
     look(signed_in, width=WIDE, theme=LIGHT)
-    for path in (f"/trials/{console_for_all.world.trial}", "/champions", "/compare", "/"):
+    for path in (f"/trials/{console_for_all.world.trial}", "/champions", "/break-glass", "/compare", "/"):
         signed_in.go(path)
         # What a closed <details> hides is reached when it is open.
         count = signed_in.run(
@@ -183,29 +201,42 @@ def test_everything_can_be_reached_and_seen_by_keyboard_alone(signed_in: Any, co
         assert reached == list(range(count)), path
 
 
-def test_a_form_can_be_sent_by_keyboard_alone(
-    signed_in: Any, console_on: Callable[..., Any], world_of: Callable[..., World]
+@pytest.mark.parametrize(("width", "theme"), [(WIDE, LIGHT), (NARROW, DARK)])
+def test_broken_glass_is_sound_to_look_at_and_to_hear(
+    visited: Callable[..., Any], world_of: Callable[..., World], axe: str, width: int, theme: str
 ) -> None:
+    """Refused, waiting and in force: on its own page, in the queue and among the champions."""
+    world = world_of("canary")
+    browser = visited(world)
+    look(browser, width=width, theme=theme)
+    browser.go("/break-glass")
+    browser.choose("/break-glass", "version", "2")
+    browser.act("/break-glass", " ")
+    assert browser.status == 422
+    found = {"refused": violations(browser, axe)}
+    asked = world.ledger.ask_break_glass(2, hours=4, actor="ada", reason="r" * 200, now=datetime.now(UTC))
+    for state in ("asked", "in force"):
+        for path in ("/break-glass", "/", "/champions"):
+            browser.go(path)
+            found[f"{path}, {state}"] = violations(browser, axe)
+            assert browser.run("return document.documentElement.scrollWidth") <= width, (path, state)
+        if state == "asked":
+            world.ledger.confirm_break_glass(asked.number, actor="ben", reason="seen", now=datetime.now(UTC))
+    assert {name: each for name, each in found.items() if each} == {}
+
+
+def test_a_form_can_be_sent_by_keyboard_alone(visited: Callable[..., Any], world_of: Callable[..., World]) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 
     world = world_of("canary")
-    running, cookies, before = console_on(world), signed_in.driver.get_cookies(), signed_in.address
-    try:
-        signed_in.open(running.address, "dana")
-        page = f"/trials/{world.trial}"
-        signed_in.go(page)
-        field = signed_in.one(f'form[action="{page}/stop"] [name="reason"]')
-        signed_in.run("arguments[0].closest('details')?.setAttribute('open', '')", field)
-        signed_in.run("arguments[0].focus()", field)
-        signed_in.leave(ActionChains(signed_in.driver).send_keys("not needed any more", Keys.TAB, Keys.ENTER).perform)
-        assert "is stopped without a verdict" in signed_in.message
-    finally:
-        signed_in.driver.delete_all_cookies()
-        signed_in.address = before
-        signed_in.go("/sign-in")
-        for cookie in cookies:
-            signed_in.driver.add_cookie(cookie)
+    browser, page = visited(world), f"/trials/{world.trial}"
+    browser.go(page)
+    field = browser.one(f'form[action="{page}/stop"] [name="reason"]')
+    browser.run("arguments[0].closest('details')?.setAttribute('open', '')", field)
+    browser.run("arguments[0].focus()", field)
+    browser.leave(ActionChains(browser.driver).send_keys("not needed any more", Keys.TAB, Keys.ENTER).perform)
+    assert "is stopped without a verdict" in browser.message
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])

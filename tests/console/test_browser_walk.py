@@ -148,6 +148,38 @@ def test_two_people_approve_where_a_slice_is_protected(
     assert world.ledger.trial(world.trial).state is TrialState.PROMOTING
 
 
+def test_two_people_break_the_glass_and_one_of_them_ends_it(
+    world_of: Callable[..., World], console_on: Callable[..., Any], browser: Any
+) -> None:
+    world = world_of("canary")
+    running, page = console_on(world), "/break-glass"
+    browser.open(running.address, "ada")
+    browser.go("/champions")
+    browser.click(browser.one(f'main a[href="{page}"]'))
+    assert browser.path == page
+    browser.choose(page, "version", "2")
+    browser.type(page, "hours", "3")
+    browser.act(page, "the champion shows nothing")
+    assert browser.message.startswith("Break-glass 1 is asked for: v2 for 3 hours. Nothing has changed yet.")
+    assert browser.all(f'form[action="{page}/1/confirm"]') == []
+    assert "you asked for it" in browser.words
+    forge(browser, f"{page}/1/confirm")
+    assert browser.status == 409
+    assert "another person confirms" in browser.problem
+    browser.open(running.address, "ben")
+    assert "Waits for ben or dana to confirm it" in browser.words
+    browser.click(browser.one(f'main a.button[href="{page}"]'))
+    browser.act(f"{page}/1/confirm", "seen on my phone")
+    assert browser.message.startswith("Confirmed, without evidence, until its hours are over. v2 is champion, epoch 2.")
+    assert "v2 serves without evidence" in browser.words
+    browser.go("/")
+    browser.click(browser.one(f'main a[href="{page}"]'))
+    browser.act(f"{page}/1/end", "the client is fixed")
+    assert browser.message.startswith("Break-glass 1 is ended. v1 is champion, epoch 3.")
+    assert world.ledger.trial(world.trial).state is TrialState.STALE
+    assert world.ledger.verify() == []
+
+
 def test_a_kill_takes_the_challenger_off_everybody(
     world_of: Callable[..., World], console_on: Callable[..., Any], browser: Any
 ) -> None:

@@ -55,6 +55,9 @@ EXPECTED: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/trials/{trial}/code"): (WHO, NOT_YOURS, REACHED, NOT_YOURS, WHO, WHO),
     ("POST", "/rollback"): (WHO, NOT_YOURS, REACHED, REACHED, WHO, WHO),
     ("POST", "/rollback/code"): (WHO, NOT_YOURS, PAGE, PAGE, WHO, WHO),
+    ("GET", "/break-glass"): SIGNED_IN,
+    ("POST", "/break-glass"): (WHO, NOT_YOURS, REACHED, NOT_YOURS, WHO, WHO),
+    ("POST", "/break-glass/{number}/end"): (WHO, NOT_YOURS, REACHED, NOT_YOURS, WHO, WHO),
     ("POST", "/break-glass/{number}/confirm"): (WHO, NOT_YOURS, REACHED, NOT_YOURS, WHO, WHO),
 }
 CELLS = [(*route, who, status) for route, row in EXPECTED.items() for who, status in zip(PEOPLE, row, strict=True)]

@@ -170,6 +170,22 @@ def test_a_request_is_withdrawn(ledger: Ledger) -> None:
         confirm(ledger)
 
 
+def test_nobody_decides_on_a_champion_that_they_did_not_see(ledger: Ledger) -> None:
+    said = {"actor": "ann", "reason": "r", "now": T0}
+    with pytest.raises(GateRefused, match="break-glass of version 3: the champion is at epoch 1, not 2; look again"):
+        ledger.ask_break_glass(3, hours=4, expected_epoch=2, **said)  # type: ignore[arg-type]
+    assert ledger.ask_break_glass(3, hours=4, expected_epoch=1, **said).number == 1  # type: ignore[arg-type]
+    confirm(ledger)
+    # Seen as a request, it has become a reign.
+    with pytest.raises(GateRefused, match="end break-glass 1: the champion is at epoch 2, not 1; look again"):
+        ledger.end_break_glass(1, expected_epoch=1, **said)  # type: ignore[arg-type]
+    assert ledger.break_glass(1).in_force
+    back = ledger.end_break_glass(1, expected_epoch=2, **said)  # type: ignore[arg-type]
+    assert back is not None
+    assert back.version == 1
+    assert ledger.end_break_glass(1, expected_epoch=2, **said) is None, "the same again"  # type: ignore[arg-type]
+
+
 def test_both_must_still_be_approvers(tmp_path: Path) -> None:
     ledger = made(tmp_path, enforce=True)
     ledger.add_first_admin("root", password=None, now=T0)

@@ -9,7 +9,7 @@ import pytest
 
 from bench.fault_bundles import forged
 from relations.errors import DataRejected, DependencyFailed, RatchetError, UsageError
-from stores.bundle import Bundle, open_bundle, write_bundle
+from stores.bundle import Bundle, is_complete, open_bundle, write_bundle
 
 DESCRIBE = {"architecture": "ranker", "items": 3, "max_history": 50, "behaviours": ["<pad>", "view"], "kind": "full"}
 
@@ -99,6 +99,27 @@ def test_no_truncated_or_lengthened_file_ever_loads(written: Bundle) -> None:
             with pytest.raises(DataRejected):
                 open_bundle(written.folder.parent, written.digest)
         path.write_bytes(sound)
+
+
+def test_a_list_believes_what_has_all_its_files_at_their_sizes(written: Bundle) -> None:
+    releases, model = written.folder.parent, written.folder / "model.onnx"
+    sound = model.read_bytes()
+    assert is_complete(releases, written.digest)
+    assert not is_complete(releases, "0" * 64)
+    model.write_bytes(sound[:-1])
+    assert not is_complete(releases, written.digest)
+    model.write_bytes(bytes(len(sound)))  # which only hashing tells
+    assert is_complete(releases, written.digest)
+    model.unlink()
+    assert not is_complete(releases, written.digest)
+    model.write_bytes(sound)
+    for name in ("manifest.json", "attestation.json"):
+        content = (written.folder / name).read_bytes()
+        (written.folder / name).unlink()
+        assert not is_complete(releases, written.digest)
+        (written.folder / name).write_bytes(content)
+    for files in ({"../secret": {"bytes": 1}}, {"model.onnx": None}, {"model.onnx": {"sha256": ""}}, "model.onnx"):
+        assert not is_complete(releases, forged(written, files))
 
 
 def _remove(name: str) -> Callable[[Path], object]:

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from serving.console.pages.glass import asked
 from serving.console.place import Place
+from stores.break_glass import MOST_HOURS
 from stores.break_glass_records import BreakGlassRecord
 from stores.champion import former_reign
 from stores.ledger_records import Champion, Reign
@@ -35,7 +37,8 @@ def champions_view(place: Place) -> dict[str, Any]:
     ledger, now = place.ledger, place.now()
     history, champion = ledger.history(), ledger.champion()
     ends = [*(reign.since for reign in history[1:]), None][: len(history)]
-    broken = {each.epoch: each for each in ledger.break_glasses() if each.epoch is not None}
+    glasses = ledger.break_glasses()
+    broken = {each.epoch: each for each in glasses if each.epoch is not None}
     served = [
         Served(reign, until, (until or now) - reign.since, broken.get(reign.epoch))
         for reign, until in zip(history, ends, strict=True)
@@ -48,6 +51,9 @@ def champions_view(place: Place) -> dict[str, Any]:
         "servers": servers,
         "tone": "plain" if not servers else "good" if all(server.agrees for server in servers) else "bad",
         "candidate": ledger.candidate(),
+        "broken": next((each for each in glasses if each.in_force), None),
+        "asked": next(iter(asked(place, glasses, now=now)), None),
+        "most_hours": MOST_HOURS,
     }
 
 

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from serving.console.pages.glass import asked
 from serving.console.pages.waits import shown
 from serving.console.place import Place
 from stores.ledger_records import VersionRecord
@@ -21,7 +22,7 @@ def queue_view(place: Place, *, now: datetime | None = None) -> dict[str, Any]:
     glasses = ledger.break_glasses()
     return {
         "alarms": place.alarms.all(),
-        "requests": [glass for glass in glasses if glass.waits(now)],
+        "requests": asked(place, glasses, now=now),
         "broken": [glass for glass in glasses if glass.in_force],
         "waiting": waiting,
         "running": [one for one in live if one.trial.is_open and not one.waits.by_person],

@@ -33,6 +33,10 @@ WORDS: dict[str, Word] = {
     "promote": Word("promoted by a trial", "✓", "good"),
     "rollback": Word("rolled back to", "↺", "wait"),
     "break_glass": Word("break-glass: without evidence", "!", "bad"),
+    "asked": Word("waits for a second person", "!", "wait"),
+    "in_force": Word("in force", "!", "bad"),
+    "over": Word("over", "↺", "plain"),
+    "unconfirmed": Word("not confirmed", "⊘", "plain"),
     "committed": Word("taken in", "✓", "good"),
     "quarantined_whole": Word("held back whole", "✗", "bad"),
     "unreadable": Word("could not be read", "✗", "bad"),
@@ -54,5 +58,5 @@ STEPS = {
 
 
 def word_of(state: str) -> Word:
-    """Of a trial's state, a way to the throne, or a delivery's state; any other is shown as it is."""
+    """Of a trial's state, a way to the throne, a break-glass's or a delivery's state; any other is shown as it is."""
     return WORDS.get(state) or Word(state, "·", "plain")

@@ -336,11 +336,11 @@ class ForgettingSettings(Section):
     margin: Share = 0.02
     """A challenger is no candidate that loses more than this share of the champion's NDCG@k on a cohort, where the
     interval over users says that it is no accident."""
-    overlap: Share = 0.6
-    """An increment is no candidate whose best k share less than this with the champion's, mean over users. Wide, as the
-    next one is, for an increment may be as large as all before it; docs/continual.md says how to set both."""
+    overlap: Share = 0.7
+    """An increment is no candidate whose best k share less than this with the champion's, mean over users."""
     shift: NotNegative = 0.3
-    """… whose scores lie further than this from the champion's, in standard deviations of these."""
+    """… whose scores lie further than this from the champion's, in standard deviations of these. Wide, for an increment
+    may be as large as all before it; docs/continual.md says how to set it by your own."""
     surge: Share = 0.5
     """… that brings one item into the best k of more than this share of the users."""
     full_overlap: Share = 0.1

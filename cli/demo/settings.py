@@ -14,6 +14,9 @@ checkpoint_every_steps = 200
 [increment]
 epochs = 4
 
+[forgetting]
+overlap = 0.6                # production: 0.7; here an increment is as large as all before it
+
 [trial]
 stages = ["compare"]         # production: a shadow and a canary first; here three weeks must pass in minutes
 minimum_days = 0             # production: two weekly cycles; this market has no weekends and no novelty

@@ -55,7 +55,7 @@ class _Story:
         self._organic_days(DRIFT_DAYS)
         second = self._train(incremental)
         if not second["passed"]:
-            self.narrator.warn("that is no candidate; a full retrain follows, as `ratchet train --mode auto` would")
+            self.narrator.warn("that is no candidate; a full retrain follows")
             second = self._train(full_retrain)
         self._trial(second, kind="good")
         if self.account.trials[-1]["decision"] == "PROMOTE":

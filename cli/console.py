@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ import click
 from relations.errors import RatchetError
 from stores.clock import home_now
 from stores.home import Home
+from stores.sections import MOST_DAYS
 from stores.settings import Settings, find_settings, load_settings
 
 
@@ -70,11 +72,39 @@ class Context:
             click.echo(line)
 
 
+class JsonCommand(click.Command):
+    """With --json arguments that cannot be read are one object on stdout too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        as_json = "--json" in args
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if as_json:
+                click.echo(_object({"error": error.format_message(), "kind": "UsageError"}))
+            raise
+
+
+class Amount(click.FloatRange):
+    """A number in its range; NaN, which is in every range of click's, is refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value} is no number", param, ctx)
+        return found
+
+
+DAYS = Amount(0, MOST_DAYS, min_open=True)
+HOURS = Amount(0, MOST_DAYS * 24, min_open=True)
+PORT = click.IntRange(0, 65_535)
+
+
 def command(name: str, **attributes: Any) -> Callable[[Callable[..., Result]], click.Command]:
     """A `ratchet` command whose function takes a Context and answers a Result."""
 
     def decorate(function: Callable[..., Result]) -> click.Command:
-        @click.command(name, **attributes)
+        @click.command(name, cls=JsonCommand, **attributes)
         @click.option(
             "--home",
             "root",
@@ -91,23 +121,23 @@ def command(name: str, **attributes: Any) -> Callable[[Callable[..., Result]], c
         @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
         @functools.wraps(function)
         def run(*, root: Path, config: Path | None, as_json: bool, **arguments: Any) -> None:
-            context = Context(root, config, as_json)
+            context, called = Context(root, config, as_json), _called()
             signal.signal(signal.SIGTERM, _interrupt)  # so that what was started is stopped
             with _answering(as_json) as answer:
                 try:
                     result = function(context, **arguments)
                 except RatchetError as error:
                     result = Result({"error": str(error), "kind": type(error).__name__}, (), error.exit_code)
-                    click.secho(f"ratchet {name}: {error}", err=True, fg="red")
+                    click.secho(f"{called}: {error}", err=True, fg="red")
                 except OSError as error:
                     place = f"{error.filename}: " if error.filename else ""
                     result = Result({"error": f"{place}{error.strerror or error}", "kind": "OSError"}, (), 6)
-                    click.secho(f"ratchet {name}: {place}{error.strerror or error}", err=True, fg="red")
+                    click.secho(f"{called}: {place}{error.strerror or error}", err=True, fg="red")
                 except KeyboardInterrupt:
                     result = Result({"error": "interrupted", "kind": "KeyboardInterrupt"}, (), 130)
                 except Exception as error:
                     traceback.print_exc()
-                    click.secho(f"ratchet {name}: a bug of ours, please report it with the lines above", err=True)
+                    click.secho(f"{called}: a bug of ours, please report it with the lines above", err=True)
                     result = Result({"error": repr(error), "kind": "bug"}, (), 1)
                 answer(result)
             # Not sys.exit from inside libraries' threads: leave at once, with everything flushed.
@@ -117,6 +147,33 @@ def command(name: str, **attributes: Any) -> Callable[[Callable[..., Result]], c
         return made
 
     return decorate
+
+
+def _called() -> str:
+    """The command as it was called, groups included: `ratchet people add`."""
+    names: list[str] = []
+    here: click.Context | None = click.get_current_context()
+    while here is not None and here.parent is not None:
+        names.insert(0, here.info_name or "")
+        here = here.parent
+    return " ".join(["ratchet", *names])
+
+
+def _object(data: dict[str, Any]) -> str:
+    """One line of JSON. Times are ISO 8601; NaN and infinities, which JSON does not have, are null."""
+    return json.dumps(_finite(data), default=_stated, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _stated(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -139,7 +196,7 @@ def _answering(as_json: bool) -> Iterator[Callable[[Result], None]]:
     os.dup2(2, 1)
     out: IO[str] = os.fdopen(kept, "w", encoding="utf-8", errors="backslashreplace")
     try:
-        yield lambda result: print(json.dumps(result.data, default=str, ensure_ascii=False), file=out, flush=True)
+        yield lambda result: print(_object(result.data), file=out, flush=True)
     finally:
         sys.stdout.flush()
         os.dup2(out.fileno(), 1)

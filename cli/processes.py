@@ -14,11 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from relations.errors import DependencyFailed
 from stores.home import Home
 from stores.running import LOOPBACK, running_server
 
 STOP_SECONDS = 15.0
+PREFECT_SECONDS = 120
+"""How long a command waits for a Prefect of its own. Prefect's 20 s are too few on a busy machine."""
 
 
 @dataclass
@@ -106,7 +110,7 @@ def environment(home: Home) -> dict[str, str]:
 def use_prefect(home: Home) -> None:
     """Point this process at the home's Prefect: the running server if there is one, else an ephemeral one.
 
-    Must run before `prefect` is imported.
+    Must run before `prefect` is imported. Raises DependencyFailed where an ephemeral one does not start.
     """
     os.environ.update(environment(home))
     running = running_server(home, "prefect")
@@ -115,6 +119,15 @@ def use_prefect(home: Home) -> None:
     else:
         os.environ.pop("PREFECT_API_URL", None)
         os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "true"
+        from prefect.server.api.server import SubprocessASGIServer
+
+        try:
+            SubprocessASGIServer().start(timeout=PREFECT_SECONDS)  # the one that the flow's client will ask for
+        except (RuntimeError, httpx.HTTPError) as error:
+            raise DependencyFailed(
+                f"Prefect did not start within {PREFECT_SECONDS:g} s: {error} Try again on a quieter machine, or let "
+                "one run: `ratchet up`"
+            ) from error
 
 
 def start_prefect(home: Home, *, port: int = 0) -> Server:

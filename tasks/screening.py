@@ -213,6 +213,12 @@ def _value(log: RequestLog, targets: SlotTargets, *, item_N: NDArray[np.int64], 
 
 
 def _nothing(champion: int, since: datetime, until: datetime) -> str:
+    if until <= since:
+        return (
+            f"a model may have learnt from what is older than {since:%Y-%m-%d %H:%M} UTC, and nothing that champion "
+            f"v{champion} answered later is in the lake with its outcomes: serve, `ratchet ingest` what was logged and "
+            "wait for traffic, or start a trial"
+        )
     return (
         f"no request that champion v{champion} answered with exact propensities lies between {since:%Y-%m-%d %H:%M} "
         f"and {until:%Y-%m-%d %H:%M} UTC: a model may have learnt from what is older, and the outcomes of what is "

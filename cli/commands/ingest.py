@@ -87,9 +87,8 @@ def ingest(
 def _line(receipt: dict[str, object], *, dry_run: bool) -> str:
     counts = " · ".join(f"{receipt[name]} {name}" for name in ("accepted", "quarantined", "duplicate", "late"))
     would = "would be: " if dry_run else ""
-    return (
-        f"{receipt['uri']}: {receipt['delivered']} {receipt['kind']} delivered → {would}{counts} ({receipt['state']})"
-    )
+    state = "nothing was committed" if dry_run and receipt["state"] == "committed" else receipt["state"]
+    return f"{receipt['uri']}: {receipt['delivered']} {receipt['kind']} delivered → {would}{counts} ({state})"
 
 
 def _why(receipt: dict[str, Any]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from cli.console import Context, Result, command
+from cli.console import DAYS, Context, Result, command
 
 # `stores.api_keys.Role`, which is imported when a command runs.
 ROLES = ("recommend", "feedback", "admin")
@@ -18,7 +18,7 @@ def keys() -> None:
 @command("add")
 @click.argument("name")
 @click.option("--role", "roles", type=click.Choice(ROLES), multiple=True, required=True, help="May be repeated.")
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Expires after this long; default: never.")
+@click.option("--days", type=DAYS, help="Expires after this long; default: never.")
 def add(context: Context, *, name: str, roles: tuple[str, ...], days: float | None) -> Result:
     """Make a key for NAME, the application or person that will hold it. It is shown this once."""
     from stores.api_keys import Role, add_key

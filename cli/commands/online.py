@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cli.console import Context, Result, command
+from cli.console import HOURS, Context, Result, command
 from cli.identity import identified
 from cli.processes import use_prefect
 
@@ -20,7 +20,7 @@ def online() -> None:
 @command("allow")
 @click.option("--as", "actor", required=True, help="Who approves it; not who submitted the champion.")
 @click.option("--reason", required=True, help="Kept in the ledger for good.")
-@click.option("--hours", type=click.FloatRange(0, min_open=True), help="Until it expires; default: [online] hours.")
+@click.option("--hours", type=HOURS, help="Until it expires; default: [online] hours.")
 @click.option("--deltas", type=click.IntRange(1), help="At most so many; default: [online] deltas.")
 @click.option("--rows", type=click.IntRange(1), help="Changed by one delta, at most; default: [online] rows.")
 def allow(

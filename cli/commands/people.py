@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Context, Result, command
+from cli.console import Amount, Context, Result, command
 from cli.identity import VARIABLE, identified, read_password, signed_in
 from relations.errors import UsageError
 from stores.people import Person, Role, check_name
@@ -117,9 +117,7 @@ def enable(context: Context, *, name: str, actor: str, reason: str) -> Result:
 @command("token")
 @click.argument("name")
 @click.option("--label", default="", help="What it is for, as `laptop`.")
-@click.option(
-    "--days", type=click.FloatRange(0, 366, min_open=True), default=DAYS, show_default=True, help="Until it expires."
-)
+@click.option("--days", type=Amount(0, 366, min_open=True), default=DAYS, show_default=True, help="Until it expires.")
 @click.option(
     "--as", "actor", default="", help=f"NAME or an admin; default: {VARIABLE}'s, or without one NAME, by password."
 )

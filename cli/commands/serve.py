@@ -7,14 +7,14 @@ import urllib.request
 
 import click
 
-from cli.console import Context, Result, command
+from cli.console import PORT, Context, Result, command
 from relations.errors import DependencyFailed, UsageError
 from stores.running import running_server
 
 
 @command("serve", short_help="Answer recommendation requests.")
 @click.option("--host", help="An address; beyond loopback only with API keys.")
-@click.option("--port", type=int, help="0 takes a free one.")
+@click.option("--port", type=PORT, help="0 takes a free one.")
 def serve(context: Context, *, host: str | None, port: int | None) -> Result:
     """Answer recommendation requests over HTTP until interrupted."""
     from serving.run import run
@@ -46,6 +46,8 @@ def recommend(context: Context, *, user: str, k: int) -> Result:
         detail = json.load(error)["detail"]
         if error.code in (401, 403):
             raise UsageError(f"{address}: {detail}; put a key into RATCHET_API_KEY") from error
+        if error.code == 422:
+            raise UsageError(f"{user[:100]!r}: {detail}") from error
         raise DependencyFailed(f"{address}: {detail}; see {context.home.run / 'serving.log'}") from error
     except urllib.error.URLError as error:
         raise DependencyFailed(f"{address}: {error}; see {context.home.run / 'serving.log'}") from error

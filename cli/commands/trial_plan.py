@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from cli.console import Context, Result, command
+from cli.console import DAYS, Context, Result, command
 
 
 @command("plan")
 @click.option("--mde", "effect", type=float, help="Relative effect to find, such as 0.03; default: minimum_effect.")
-@click.option("--days", type=float, help="Instead: which effect so many days of comparison can find.")
+@click.option("--days", type=DAYS, help="Instead: which effect so many days of comparison can find.")
 @click.option("--power", type=float, default=0.8, show_default=True, help="How surely the effect is to be found.")
 @click.option("--metric", help="The primary metric, a name in [trial.metrics]; default: [trial] metric.")
 @click.option("--challengers", type=int, default=1, show_default=True, help="That meet the champion at once.")
@@ -81,8 +81,8 @@ def _users(users: int | None) -> str:
 @command("screen")
 @click.option("--challenger", type=int, required=True, help="A version.")
 @click.option("--metric", help="A metric per impression, a name in [trial.metrics]; default: [trial] metric.")
-@click.option("--days", type=float, default=28, show_default=True, help="How far back the champion's log is read.")
-@click.option("--requests", type=int, default=2_000, show_default=True, help="At most so many of them.")
+@click.option("--days", type=DAYS, default=28, show_default=True, help="How far back the champion's log is read.")
+@click.option("--requests", type=click.IntRange(1), default=2_000, show_default=True, help="At most so many of them.")
 def screen(context: Context, *, challenger: int, metric: str | None, days: float, requests: int) -> Result:
     """What a challenger would have earned on the champion's logged requests; decides and changes nothing."""
     from tasks.screening import screen_challenger
@@ -94,6 +94,8 @@ def screen(context: Context, *, challenger: int, metric: str | None, days: float
 
 
 def _screen_lines(found: Any) -> list[str]:
+    if not found.log.requests:
+        return ["no answer:", *(f"  {reason}" for reason in found.reasons)]
     lines = [
         f"{found.metric} per impression, slot by slot given the slots above as they were shown, on "
         f"{len(found.log.requests):,} requests of {found.log.users:,} users from {found.since:%Y-%m-%d} to "

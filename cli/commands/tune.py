@@ -2,14 +2,14 @@
 
 import click
 
-from cli.console import Context, Result, command
+from cli.console import Amount, Context, Result, command
 from cli.display import progress_bars
 from cli.processes import use_prefect
 
 
 @command("tune", short_help="Search for better settings.")
 @click.option("--metric", default="", help="Of the offline evaluation: ndcg@10, mrr, ndcg@10:new_items, …")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="This run ends after so long.")
+@click.option("--minutes", type=Amount(min=0, min_open=True), help="This run ends after so long.")
 @click.option("--trials", type=click.IntRange(min=1), help="The search ends with so many trials.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of the search.")
 def tune(context: Context, *, metric: str, minutes: float | None, trials: int | None, seed: int | None) -> Result:

@@ -1,11 +1,16 @@
 """The command as a person meets it: help without weight, one JSON object, exit codes, no tracebacks."""
 
 import json
+import math
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
+from cli.console import Context, Result, command
+from cli.main import main
 
 HEAVY = ("torch", "prefect", "mlflow", "great_expectations", "pyarrow", "pandas", "numpy", "sqlalchemy", "ibis")
 
@@ -66,6 +71,15 @@ def test_init_then_status_speak_one_json_object(tmp_path: Path) -> None:
         (("nonsense",), 2, "No such command"),
         (("bench", "nonsense"), 2, "known: "),
         (("rollback",), 2, "--as"),
+        (("people", "list"), 2, "ratchet people list: .ratchet"),
+        (("keys", "add", "x", "--role", "admin", "--days", "nan"), 2, "nan is no number"),
+        (("keys", "add", "x", "--role", "admin", "--days", "1e9"), 2, "not in the range"),
+        (("people", "token", "x", "--days", "nan"), 2, "nan is no number"),
+        (("online", "allow", "--as", "x", "--reason", "y", "--hours", "inf"), 2, "not in the range"),
+        (("tune", "--minutes", "nan"), 2, "nan is no number"),
+        (("trial", "screen", "--challenger", "1", "--days", "1e12"), 2, "not in the range"),
+        (("console", "--port", "99999"), 2, "not in the range"),
+        (("serve", "--port", "-1"), 2, "not in the range"),
     ],
 )
 def test_a_users_mistake_is_named_with_its_remedy(
@@ -77,12 +91,55 @@ def test_a_users_mistake_is_named_with_its_remedy(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", [("approve",), ("train", "--mode", "some"), ("ingest", "--kin", "items"), ("keys", "add", "a", "b")]
+)
+def test_arguments_that_cannot_be_read_are_one_json_object_too(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--json"])
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    answer = json.loads(told.out)
+    assert answer["kind"] == "UsageError"
+    assert answer["error"] in told.err
+
+
+def test_json_holds_no_nan_and_times_as_the_api_writes_them(capfd: pytest.CaptureFixture[str]) -> None:
+    when = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+    @command("odd")
+    def odd(context: Context) -> Result:
+        return Result({"rows": [{"measured": math.nan, "bar": (math.inf, 1.5)}], "when": when, "home": context.root})
+
+    with pytest.raises(SystemExit):
+        odd(["--json"])
+    assert json.loads(capfd.readouterr().out) == {
+        "rows": [{"measured": None, "bar": [None, 1.5]}],
+        "when": "2026-03-01T12:00:00+00:00",
+        "home": ".ratchet",
+    }
+
+
 def test_a_broken_settings_file_names_file_key_and_nearest_name(tmp_path: Path) -> None:
     ratchet("init", cwd=tmp_path)
     (tmp_path / "odd.toml").write_text("[trial]\nalhpa = 0.1\n")
     done = ratchet("status", "--config", "odd.toml", "--json", cwd=tmp_path)
     assert done.returncode == 2
     assert "odd.toml: [trial] alhpa is not a setting; did you mean alpha?" in json.loads(done.stdout)["error"]
+
+
+def test_a_prefect_that_does_not_start_is_a_dependency_that_failed(tmp_path: Path) -> None:
+    ratchet("init", cwd=tmp_path)
+    script = (
+        "from cli import processes\nprocesses.PREFECT_SECONDS = 0.05\n"
+        "from cli.main import main\nmain(['ingest', '--json'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 6
+    assert "Prefect did not start within 0.05 s" in json.loads(done.stdout)["error"]
+    assert "Traceback" not in done.stderr
 
 
 def test_rollback_without_a_champion_is_refused_not_crashed(tmp_path: Path) -> None:

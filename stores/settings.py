@@ -202,7 +202,7 @@ def _from_environment(environment: dict[str, str]) -> dict[tuple[str, str], str]
     found = {}
     for variable, text in environment.items():
         section, separator, key = variable.removeprefix(PREFIX).lower().partition("__")
-        if variable.startswith(PREFIX) and separator and section in Settings.model_fields:
+        if variable.startswith(PREFIX) and separator:
             found[section, key] = text
     return found
 
@@ -210,8 +210,11 @@ def _from_environment(environment: dict[str, str]) -> dict[tuple[str, str], str]
 def _explain(file: str, problem: Any, variables: dict[tuple[str, str], str]) -> str:
     place = [str(part) for part in problem["loc"]]
     key, sections = place[-1], place[:-1]
+    odd = [f"{PREFIX}{section}__{option}".upper() for section, option in variables if place == [section]]
     if len(place) >= 2 and (place[0], place[1]) in variables:
         where = f"environment {PREFIX}{place[0].upper()}__{place[1].upper()}: "
+    elif odd:  # of a section that is none
+        where = f"environment {odd[0]}: "
     else:
         where = f"{file}: " + (f"[{'.'.join(sections)}] " if sections else "")
     if problem["type"] == "extra_forbidden":

@@ -30,6 +30,8 @@ def test_environment_wins_over_file(tmp_path: Path) -> None:
         ("[sources.shop]\ncolums = {}\n", "[sources.shop] colums is not a setting; did you mean columns?"),
         ('[serving]\nport = "x"\n', "[serving] port = 'x'"),
         ("[trial]\nallocation = 1.5\n", "[trial] allocation = 1.5"),
+        ("[lake]\nkeep_days = inf\n", "[lake] keep_days = inf: Value error, at most 36,500 days"),
+        ("[online]\nhours = 1e300\n", "[online] hours = 1e+300"),
         ("[trial\n", "not TOML"),
     ],
 )
@@ -45,6 +47,9 @@ def test_a_wrong_key_or_value_names_file_key_and_remedy(tmp_path: Path, text: st
 def test_a_wrong_variable_is_named_as_such() -> None:
     with pytest.raises(SettingsError, match=r"environment RATCHET_TRIAL__ALHPA: .*did you mean alpha"):
         load_settings(None, environment={"RATCHET_TRIAL__ALHPA": "0.1"})
+    with pytest.raises(SettingsError, match=r"environment RATCHET_TRAIL__ALPHA: trail is .*did you mean trial"):
+        load_settings(None, environment={"RATCHET_TRAIL__ALPHA": "0.1"})
+    assert load_settings(None, environment={"RATCHET_TOKEN": "rt_x", "RATCHET_PORT_80_TCP": "x"}).trial.alpha == 0.025
 
 
 def test_the_homes_file_comes_before_the_working_directorys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

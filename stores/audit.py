@@ -16,6 +16,7 @@ from stores.audit_approvals import approval_problems
 from stores.audit_break_glass import glass_problems
 from stores.audit_differences import differing
 from stores.audit_people import people_problems
+from stores.audit_roles import role_problems
 from stores.audit_trials import trial_problems
 from stores.ledger_records import AuditEntry, canonical_json, sha256, stamp
 from stores.ledger_tables import audits, champions, deltas, reigns, standings, versions
@@ -49,12 +50,19 @@ def read_audit(tx: Connection) -> tuple[AuditEntry, ...]:
     return tuple(AuditEntry(**{**row._mapping, "payload": json.loads(row.payload)}) for row in rows)
 
 
-def find_problems(tx: Connection) -> list[str]:
-    """Recompute everything that is hashed and replay the record against the tables; empty when all agree."""
+def find_problems(tx: Connection, *, roles_enforced: bool) -> list[str]:
+    """Recompute everything that is hashed and replay the record against the tables; empty when all agree.
+
+    `roles_enforced`: that whoever decided held the role for it is a rule here, as it is everywhere but in a simulation.
+    """
     entries = read_audit(tx)
     people = (people_problems, approval_problems, glass_problems)
     replayed = (_champions, _versions, trial_problems, *people, _standings, _deltas)
-    return [*_chain(entries), *(problem for replay in replayed for problem in replay(tx, entries))]
+    return [
+        *_chain(entries),
+        *(problem for replay in replayed for problem in replay(tx, entries)),
+        *role_problems(entries, enforced=roles_enforced),
+    ]
 
 
 def _chain(entries: tuple[AuditEntry, ...]) -> list[str]:

@@ -63,6 +63,10 @@ class Ledger(PeopleLedger, StandingLedger, StageLedger, BreakGlassLedger):
 
     # What is
 
+    @property
+    def roles_enforced(self) -> bool:
+        return self._enforce_roles
+
     def serving_state(self, surface: str = SURFACE) -> ServingState:
         """Champion, its newest delta, and open trial or watched promotion, of one moment.
 
@@ -131,9 +135,9 @@ class Ledger(PeopleLedger, StandingLedger, StageLedger, BreakGlassLedger):
             return read_audit(tx)
 
     def verify(self) -> list[str]:
-        """Problems found when every hash is recomputed and the audit replayed against the tables."""
+        """Problems found when every hash is recomputed and the audit replayed against the tables and the rules."""
         with self._database.read() as tx:
-            return find_problems(tx)
+            return find_problems(tx, roles_enforced=self._enforce_roles)
 
     def export(self, file: Path, *, now: datetime, force: bool = False) -> Exported:
         """All of it as JSON lines that verify by themselves, see `stores.ledger_export`; no secrets.
@@ -141,7 +145,7 @@ class Ledger(PeopleLedger, StandingLedger, StageLedger, BreakGlassLedger):
         Raises UsageError for a file that is there already, but with `force`.
         """
         with self._database.read() as tx:
-            return write_export(tx, file, now=now, force=force)
+            return write_export(tx, file, roles_enforced=self._enforce_roles, now=now, force=force)
 
     # What happens
 

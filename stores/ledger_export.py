@@ -64,21 +64,26 @@ class Exported:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a file says of itself. `trials`: with all their looks, for the gate's decisions to be made again."""
+    """What a file says of itself. `trials`: with all their looks, for the gate's decisions to be made again.
+
+    `roles_checked`: it says that roles were enforced where it was written, so whoever decided was held against them.
+    """
 
     head: str
     entries: int
     exported: str
     trials: tuple[TrialRecord, ...]
     problems: tuple[str, ...]
+    roles_checked: bool
 
 
-def write_export(tx: Connection, file: Path, *, now: datetime, force: bool = False) -> Exported:
+def write_export(tx: Connection, file: Path, *, roles_enforced: bool, now: datetime, force: bool = False) -> Exported:
     """All of one moment, whole or not at all. Raises UsageError for a file that is there, but with `force`."""
     if file.is_dir() or (file.exists() and not force):
         raise UsageError(f"{file}: is there already; name another file, or overwrite it with --force")
     newest = tx.execute(select(audits.c.number, audits.c.hash).order_by(audits.c.number.desc()).limit(1)).first()
     head, entries = (GENESIS, 0) if newest is None else (newest.hash, newest.number)
+    header = {"head": head, "entries": entries, "exported": stamp(now), "roles_enforced": roles_enforced}
     counts: dict[str, int] = {}
     try:
         handle, name = tempfile.mkstemp(prefix=f".{file.name[:100]}.", suffix=".part", dir=file.parent)
@@ -88,7 +93,7 @@ def write_export(tx: Connection, file: Path, *, now: datetime, force: bool = Fal
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
             before = ""
-            for content in _contents(tx, head=head, entries=entries, now=now, counts=counts):
+            for content in _contents(tx, header, counts=counts):
                 before = sha256(f"{before}{canonical_json(content, what='ledger export')}")
                 out.write(canonical_json({**content, "sha256": before}, what="ledger export") + "\n")
             out.flush()
@@ -136,9 +141,10 @@ def check_export(file: Path) -> Checked:
         head = GENESIS if newest is None else newest.hash
         if head != header.get("head"):
             problems.append(f"the newest audit entry has the hash {head[:12]}…, the header says {header.get('head')}")
+        roles_checked = header.get("roles_enforced") is True
         found_trials: tuple[TrialRecord, ...] = ()
         try:
-            problems += find_problems(tx)
+            problems += find_problems(tx, roles_enforced=roles_checked)
             ids = tx.execute(select(trials.c.id).order_by(trials.c.opened, trials.c.id)).scalars()
             found_trials = tuple(read_trial(tx, each, all_looks=True) for each in ids)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -149,16 +155,14 @@ def check_export(file: Path) -> Checked:
             exported=str(header.get("exported")),
             trials=found_trials,
             problems=tuple(problems),
+            roles_checked=roles_checked,
         )
 
 
-def _contents(
-    tx: Connection, *, head: str, entries: int, now: datetime, counts: dict[str, int]
-) -> Iterator[dict[str, Any]]:
+def _contents(tx: Connection, header: Mapping[str, Any], *, counts: dict[str, int]) -> Iterator[dict[str, Any]]:
     rows = {table: [_plain(table, row._mapping) for row in _ordered(tx, table)] for table in _TABLES}
     counts |= {table.name: len(found) for table, found in rows.items()}
-    told = {"head": head, "entries": entries, "rows": sum(counts.values()), "exported": stamp(now)}
-    yield {"ratchet_ledger": FORMAT, **told}
+    yield {"ratchet_ledger": FORMAT, **header, "rows": sum(counts.values())}
     for table, found in rows.items():
         for row in found:
             yield {"table": table.name, "row": row}

@@ -2,11 +2,13 @@
 
 from datetime import datetime
 
+from sqlalchemy import Connection
+
 from gate.states import TrialMode
 from stores.approval import check_named
 from stores.ledger_database import Database
 from stores.ledger_records import GATE, StageRecord, TrialRecord
-from stores.people import check_may
+from stores.people import Role, check_may
 from stores.promotion import bake, believe
 from stores.stages import enter_kill, enter_stage
 from stores.trial_rows import read_trial
@@ -52,6 +54,7 @@ class StageLedger:
         Refuses a trial that does not wait for this, and one whose champion has changed.
         """
         with self._database.write() as tx:
+            self._check_word(tx, actor, what=f"begin the bake of trial {trial_id}")
             return bake(tx, trial_id, actor=actor, now=now)
 
     def end_bake(self, trial_id: str, *, now: datetime, actor: str = GATE) -> TrialRecord:
@@ -60,4 +63,10 @@ class StageLedger:
         Refuses a trial that does not bake, and the end before its time; an alarm ends it by `rollback`.
         """
         with self._database.write() as tx:
+            self._check_word(tx, actor, what=f"end the bake of trial {trial_id}")
             return believe(tx, trial_id, actor=actor, now=now)
+
+    def _check_word(self, tx: Connection, actor: str, *, what: str) -> None:
+        """A person's word, where the gate cannot tell, is an approver's."""
+        if actor != GATE:
+            check_may(tx, actor, Role.APPROVER, what=what, enforce=self._enforce_roles)

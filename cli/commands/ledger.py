@@ -42,26 +42,31 @@ def show(context: Context, *, trial: str | None) -> Result:
 @command("verify")
 @click.option("--file", type=click.Path(path_type=Path), help="An export, verified by itself; no home is needed.")
 def verify(context: Context, *, file: Path | None) -> Result:
-    """Recompute the chain, hold every table against it, and judge every look again; exit 4 where something differs."""
+    """Recompute the chain, hold every table and everybody's role against it, and judge every look again; exit 4 where
+    something differs."""
     from tasks.rejudging import compared_looks, replay
 
     if file is None:
         held = Ledger.of(context.home, context.settings)
         problems, audit = held.verify(), held.audit()
         entries, head = len(audit), audit[-1].hash if audit else ""
+        roles = held.roles_enforced
         records: Iterable[TrialRecord] = (held.trial(each.id) for each in held.trials())
     else:
         from stores.ledger_export import check_export
 
         checked = check_export(file)
         problems, entries, head = list(checked.problems), checked.entries, checked.head
+        roles = checked.roles_checked
         records = checked.trials
     replayed = 0
     for record in records:
         replayed += len(compared_looks(record))
         problems += [str(each) for each in replay(record)]
-    checked_told = f"{entries:,} entries checked, {replayed:,} looks judged again"
+    of_roles = "everybody's role checked" if roles else "roles not checked: a simulation's, or an older export"
+    checked_told = f"{entries:,} entries checked, {replayed:,} looks judged again, {of_roles}"
     data = {"problems": problems, "whole": not problems, "entries": entries, "looks": replayed, "head": head}
+    data |= {"roles_checked": roles}
     lines = (*map(_clean, problems), checked_told, f"head {head}" if head else "the ledger is empty")
     return Result(data, lines if problems else ("the ledger is whole", *lines), 4 if problems else 0)
 

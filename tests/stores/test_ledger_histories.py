@@ -18,11 +18,12 @@ from gate.states import STAGES, TrialMode, TrialState
 from relations.errors import GateRefused, UsageError
 from stores.ledger import Ledger
 from stores.ledger_records import GATE, Champion, TrialRecord, VersionRecord
+from stores.people import Role
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 ARMS = ("challenger", "challenger-2")
 PEOPLE = ("ann", "bob", "carol")
-"""Bob submits every trial, Carol the training of the odd versions."""
+"""Each may submit and approve. Bob submits every trial, Carol the training of the odd versions."""
 PROMOTED = (TrialState.PROMOTING, TrialState.BAKING, TrialState.PROMOTED)
 FLAWS = ("aa", "canary", "out", "killed", "late", "submitter", "believed")
 TWO = st.lists(st.integers(2, 9), min_size=2, max_size=2, unique=True)
@@ -34,8 +35,12 @@ class Histories(RuleBasedStateMachine):
     @initialize(arm=st.sampled_from(ARMS), flaw=st.sampled_from((None, *FLAWS)), versions=TWO)
     def made(self, arm: str, flaw: str | None, versions: list[int]) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="ledger")
-        self.ledger = Ledger(f"sqlite:///{Path(self.folder.name) / 'ledger.db'}")
+        self.ledger = Ledger(f"sqlite:///{Path(self.folder.name) / 'ledger.db'}", enforce_roles=True)
         self.now = T0
+        self.ledger.add_first_admin("root", password=None, now=T0)
+        for name in PEOPLE:
+            roles = frozenset({Role.SUBMITTER, Role.APPROVER})
+            self.ledger.add_person(name, roles=roles, password=None, actor="root", now=T0)
         for number in range(1, 10):
             submitter = "carol" if number % 2 else ""
             facts = (number, f"{number:064x}", "full", number - 1 or None, 1, 1, 0, True, {}, "run", T0, "", "")

@@ -30,9 +30,11 @@ from gate.states import TrialMode, TrialState
 from relations.errors import DependencyFailed, GateRefused, UsageError
 from stores import ledger_schema
 from stores.ledger import Ledger
+from stores.ledger_export import check_export
 from stores.ledger_records import Champion
 from stores.ledger_schema import MIGRATIONS, SCHEMA
 from stores.ledger_tables import meta, metadata
+from stores.people import Role
 from stores.standing_records import DeltaFacts, DeltaLimits
 
 ROOT = Path(__file__).parents[2]
@@ -245,6 +247,22 @@ def test_one_of_schema_4_verifies_and_everything_in_it_goes_on(older: Older) -> 
     ledger.set_stage("t5", TrialMode.COMPARE, now=LATER, **WHO)
     assert ledger.rollback(actor="dora", reason="worse", now=LATER).version == 2
     assert ledger.verify() == []
+
+
+@pytest.mark.parametrize(("schema", "waits"), [("3", "t5"), ("4", "t3")])
+def test_nobody_is_accused_of_what_was_decided_before_there_were_people(
+    older: Older, schema: str, waits: str, tmp_path: Path
+) -> None:
+    """Where roles are enforced, they count from the first person on."""
+    ledger = Ledger(older(schema), enforce_roles=True)
+    assert ledger.verify() == []
+    assert check_export(ledger.export(tmp_path / "before", now=LATER).file).problems == ()
+    ledger.add_first_admin("root", password=None, now=LATER)
+    ledger.add_person("ann", roles=frozenset({Role.APPROVER}), password=None, actor="root", now=LATER)
+    assert isinstance(reached(ledger, waits), Champion)
+    ledger.rollback(actor="root", reason="worse", now=LATER, surface=ledger.trial(waits).surface)
+    assert ledger.verify() == []
+    assert check_export(ledger.export(tmp_path / "after", now=LATER).file).problems == ()
 
 
 @pytest.mark.parametrize("schema", ["1", "2"])

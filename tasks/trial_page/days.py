@@ -15,7 +15,7 @@ from gate.tails import told_largest
 from relations.cells import shown
 from tasks.trial_page.chart import Chart, arm_swatch, both_widths, key, thinned
 from tasks.trial_page.markup import folded, node, soft, table
-from tasks.trial_page.reading import Ends, Told, mapping
+from tasks.trial_page.reading import Ends, Told, figure, mapping
 from tasks.trial_page.wording import UNKNOWN, count, number
 
 Z95 = 1.959964
@@ -53,10 +53,10 @@ def days_part(told: Told) -> list[Element] | None:
         key(entries),
         _picture(first, found[first.name], arms=arms, place=0),
     ]
-    shares = mapping(told.compared[-1], "sums", "dominance")
+    dominance = mapping(told.compared[-1], "sums", "dominance")
+    shares = [share for arm in dominance if (share := figure(dominance, arm)) is not None]
     if shares:
-        heaviest = max(float(share) for share in shares.values())
-        parts.append(soft(f"Of an arm's whole {first.name}, {told_largest(heaviest)}."))
+        parts.append(soft(f"Of an arm's whole {first.name}, {told_largest(max(shares))}."))
     if others:
         small = [_picture(m, found[m.name], arms=arms, place=n) for n, m in enumerate(others, start=1)]
         parts.append(node("div", *small, class_="two"))

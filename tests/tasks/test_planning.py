@@ -132,6 +132,45 @@ def test_days_are_arrivals_and_then_the_window(lived: Home) -> None:
     assert shown.chosen.plan.requirements[0].users == pytest.approx(users, abs=2)
 
 
+@pytest.mark.parametrize(
+    ("stated", "k", "said"),
+    [
+        (
+            "",
+            2,
+            "revenue has no cap, and of all its value one user has 50% or more: cap = 40 is exceeded by 0.50% of users "
+            "and takes 86.8% of the value away",
+        ),
+        ("", 3, None),  # two users exceed it: too few for a figure
+        ("cap = 100", 3, "revenue: cap = 100 is exceeded by 0.50% of users and takes 78.9% of the value away"),
+    ],
+)
+def test_a_cap_is_suggested_and_what_it_touches_is_said(tmp_path: Path, stated: str, k: int, said: str | None) -> None:
+    """400 users: of five who buy, two spend 900 and 500 and three 40; 1,400 − 2 · 40 and 1,400 − 2 · 100 of 1,520
+    (.868 and .789) are beyond the caps."""
+    home = Home.create(tmp_path / "home", simulation=True)
+    (home.root / "ratchet.toml").write_text(
+        f"[privacy]\nk = {k}\n[trial]\nbefore_days = 7\nstages = ['compare']\n"
+        f"[trial.metrics.revenue]\noutcome = 'purchase'\nvalue = 'sum'\nper = 'user'\n{stated}\n"
+    )
+    shown = START + timedelta(days=DAYS - 3)
+    exposures = [_exposure("old", "earlier", START), _exposure("end", "later", START + timedelta(days=DAYS))]
+    exposures += [_exposure(f"x{user}", f"u{user}", shown) for user in range(400)]
+    spent = [900.0, 500.0, 40.0, 40.0, 40.0]
+    events = [
+        {**_event(f"e{user}", f"u{user}", "purchase", shown, f"x{user}"), "value": value}
+        for user, value in enumerate(spent)
+    ]
+    lake = Lake.of(home, settings_of(home).lake)
+    lake.append("exposures", pa.Table.from_pylist(exposures, schema=EXPOSURES), transaction="t")
+    lake.append("events", pa.Table.from_pylist(events, schema=EVENTS), transaction="t")
+    lake.close()
+    found = asked(home, PlanQuestion(effect=0.2, metric="revenue"))
+    assert found.primary.users == 400
+    assert found.primary.rate == pytest.approx(sum(min(value, 100) if stated else value for value in spent) / 400)
+    assert [note for note in found.notes if note.startswith("revenue")] == ([said] if said else [])
+
+
 def test_what_traffic_never_brings_is_said(lived: Home) -> None:
     found = asked(lived, PlanQuestion(effect=0.001))
     assert found.chosen.days is None

@@ -40,6 +40,10 @@ outcome = "click"
 [trial.metrics.returns]
 outcome = "return"
 per = "user"
+[trial.metrics.takings]
+outcome = "purchase"
+value = "sum"
+cap = 50
 """
 SLOTS, REQUESTS = 3, 250
 
@@ -240,6 +244,8 @@ def test_what_cannot_be_screened_is_named(logged: Logged, home: Home) -> None:
         screen_challenger(logged.home, logged.settings, challenger=77)
     with pytest.raises(UsageError, match="metric returns: return per user is not told of single impressions"):
         screen_challenger(logged.home, logged.settings, challenger=2, metric="returns")
+    with pytest.raises(UsageError, match="metric takings: cap = 50 is on a user's total, which single impressions"):
+        screen_challenger(logged.home, logged.settings, challenger=2, metric="takings")
     with pytest.raises(UsageError, match="requests = 0 must be above 0"):
         screen_challenger(logged.home, logged.settings, challenger=2, most=0)
     with pytest.raises(GateRefused, match="no champion"):

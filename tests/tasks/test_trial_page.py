@@ -391,6 +391,20 @@ def test_days_are_the_sums_with_delta_method_intervals(tmp_path: Path) -> None:
         ]  # fmt: skip
 
 
+def test_a_metric_of_values_says_its_cap_and_how_much_one_user_has(tmp_path: Path) -> None:
+    """In steps: 7.31 % would tell of a person."""
+    revenue = Metric("revenue", "purchase", per="user", value=Value.SUM, cap=250.0)
+    promise = config(primary=revenue, guardrails=(), slices=())
+    looks = [look_sums(promise, 3, lifts={}, users=500, dominance={"champion": 0.0731, "challenger": 0.012})]
+    evidence = compared(promise, looks)
+    assert evidence[-1]["sums"]["dominance"] == {"champion": 0.0731, "challenger": 0.012}
+    shown = html.unescape(page_of(record(promise, evidence), tmp_path))
+    assert "Of an arm's whole revenue, one user has 5% or more." in shown
+    assert "purchase value per user, at most 250 a user" in shown
+    assert "7.3" not in shown.split("Of an arm's whole revenue")[1][:60]
+    assert "one user has" not in page_of(promoted(), tmp_path)
+
+
 def test_groups_of_few_users_show_no_figures(tmp_path: Path) -> None:
     """k = 300: 260 users a day and arm are too few, 390 of a slice are not."""
     trial = undecided()

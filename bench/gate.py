@@ -1,4 +1,4 @@
-"""Does the gate hold its promises? Fifteen simulations with known truth, each against its bar.
+"""Does the gate hold its promises? Sixteen simulations with known truth, each against its bar.
 
 A name begins with the number of the simulation; further figures of one have the same number. Rows are made of the
 gate's own functions; those that say "through decide" of whole trials, look by look.
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import gate_decisions, gate_lists, gate_logs, gate_trials
+from bench import gate_decisions, gate_lists, gate_logs, gate_tails, gate_trials
 from bench.rows import Row
 from relations.errors import UsageError
 
@@ -19,7 +19,7 @@ LEAST = 100
 
 
 def run(repetitions: int = 3_000, data: Path | None = None) -> list[Row]:
-    """All rows. `data`: the folder of the Open Bandit sample, for the last one.
+    """All rows. `data`: the folder of the Open Bandit sample, for the fifteenth.
 
     Seeds are fixed: the same number of repetitions gives the same rows. Raises UsageError for fewer than `LEAST`.
     """
@@ -40,6 +40,7 @@ def run(repetitions: int = 3_000, data: Path | None = None) -> list[Row]:
     )
     for number, part in enumerate(parts, start=2):
         rows += part(_rng(number))
+    rows += gate_tails.rows(_rng(gate_tails.STREAM), repetitions)
     return sorted([*rows, *gate_logs.rows(data)], key=_number)
 
 

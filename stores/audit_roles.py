@@ -1,5 +1,6 @@
 """The roles' part of the record, replayed: whoever decided held the role that it takes, at that very entry, and nobody
-decided about work of their own.
+decided about work of their own. And what is for simulations alone was done in none other: a trial of a challenger that
+failed the offline check.
 
 Who is known, with which roles, and who is disabled follows from the entries before, as it did when the entry was made.
 Entries from before the ledger knew people (schemas 1 to 4) are as they are, and so are those that any hand may make: a
@@ -95,6 +96,8 @@ class _Replayed:
     """Id → whose, by key."""
     trained: dict[str, str] = field(default_factory=dict)
     """Digest → who had it trained."""
+    failed: set[str] = field(default_factory=set)
+    """Digests that did not pass the offline check."""
     proposed: dict[str, str] = field(default_factory=dict)
     """Trial → the digest that its newest look is about."""
     staged_by: dict[str, str] = field(default_factory=dict)
@@ -117,6 +120,8 @@ class _Replayed:
         yield from (f"audit entry {entry.number} ({entry.action} {entry.subject}): {told}" for told in broken)
 
     def _unentitled(self, entry: AuditEntry, then: AuditEntry | None) -> Iterator[str]:
+        if entry.action == "open_trial" and not self.failed.isdisjoint(_challengers(entry)):
+            yield "with a challenger that failed the offline check, which only a simulation lets in"
         rule = self._rule(entry, then)
         if rule is None:
             return
@@ -188,6 +193,8 @@ class _Replayed:
         match entry.action:
             case "record_version":
                 self.trained[str(payload.get("digest"))] = str(payload.get("submitter", ""))
+                if not payload.get("offline_passed"):
+                    self.failed.add(str(payload.get("digest")))
             case "open_trial" if payload.get("state") != TrialState.COMPARE:
                 self.staged_by[str(payload.get("trial"))] = entry.actor
             case "kill_trial":
@@ -210,6 +217,15 @@ class _Replayed:
         if entry.action == "revoke_token":
             return self.tokens.get(str(payload.get("id")))
         return str(payload.get("person" if entry.action == "issue_token" else "key"))
+
+
+def _challengers(entry: AuditEntry) -> set[str]:
+    """Digests of a trial's challengers; none of an A/A trial, where the champion meets itself."""
+    payload = entry.payload
+    first = str(payload.get("challenger_digest"))
+    if first == payload.get("champion_digest"):
+        return set()
+    return {first, *(str(arm["digest"]) for arm in payload.get("others", ()))}
 
 
 def _is_since_people(entry: AuditEntry) -> bool:

@@ -7,6 +7,7 @@ with what it writes, and only the roles do not.
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -379,6 +380,17 @@ def test_that_a_promotion_may_stay_is_an_approvers_word(ledger: Ledger, who: str
         ledger.end_bake("t1", actor=who, now=T0 + HOUR)
     assert ledger.end_bake("t1", actor="dan", now=T0 + HOUR).state is TrialState.PROMOTED
     assert ledger.verify() == []
+
+
+def test_a_challenger_that_failed_the_offline_check_is_for_simulations_alone(ledger: Ledger, forger: Ledger) -> None:
+    ledger.record_version(replace(version(13), offline_passed=False))
+    ledger.stop_trial("t1", actor="sue", **WHY)
+    let_in: dict[str, Any] = {"allow_offline_worse": True, "simulation": True}
+    stated: dict[str, Any] = {"salt": "s", "allocation": 0.5, "actor": "sue", "now": T0}
+    forger.open_trial("t2", {}, challengers=[3, 13], **let_in, **stated)
+    assert forger.verify() == []
+    [found] = ledger.verify()
+    assert "(open_trial trial t2): with a challenger that failed the offline check" in found
 
 
 # No false accusation

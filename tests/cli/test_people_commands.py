@@ -198,3 +198,26 @@ def test_in_a_simulation_no_token_is_asked_for(
         main(["people", "add", "ann", "--role", "approver", "--as", "anybody", "--home", str(home.root), "--json"])
     assert left.value.code == 0
     assert json.loads(capfd.readouterr().out)["created_by"] == "anybody"
+
+
+@pytest.mark.parametrize("simulation", [False, True])
+def test_verify_names_who_decided_without_the_role_and_says_whether_it_asked(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], simulation: bool
+) -> None:
+    """Sue gives herself a role, through a ledger that asks for none; a simulation's asks for none either."""
+    home, now = Home.create(tmp_path / "home", simulation=simulation), datetime.now(UTC)
+    ledger_of(home.root).add_first_admin("root", password=None, now=now)
+    ledger_of(home.root).add_person("Sue", roles=frozenset({Role.SUBMITTER}), password=None, actor="root", now=now)
+    Ledger(home.ledger_url).set_roles("Sue", roles=frozenset({Role.APPROVER}), actor="Sue", now=now)
+
+    def verified(*arguments: str) -> tuple[int, dict[str, Any]]:
+        with pytest.raises(SystemExit) as left:
+            main(["ledger", *arguments, "--home", str(home.root), "--json"])
+        return int(left.value.code or 0), json.loads(capfd.readouterr().out)
+
+    problem = "audit entry 3 (set_roles person Sue): Sue needed role admin, and had submitter"
+    verified("export", str(tmp_path / "file"))
+    for arguments in (("verify",), ("verify", "--file", str(tmp_path / "file"))):
+        code, answer = verified(*arguments)
+        assert (code, answer["roles_checked"]) == ((0, False) if simulation else (4, True))
+        assert answer["problems"] == ([] if simulation else [problem])

@@ -8,7 +8,9 @@ have an index; without it weights are random, and all items are scored. Users' h
 no answer from the cache. The load's own process and the service share the machine.
 """
 
+import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from bench.rows import Row
@@ -27,6 +29,9 @@ from bench.serve_worlds import Networks, World, load, make_world, served
 SIZES = {3_416: 2.0, 100_000: 5.0, 1_000_000: 10.0}
 """Items → bar on a core's time for one user, in ms."""
 SWAPS, VERSIONS = 50, 5
+PIECES = 3
+"""Open loops of one rate; the figure is their median. At 80 % of the capacity a machine that stands still for a second
+needs four to work off what came meanwhile."""
 NO_CACHE = "[serving]\ncache_seconds = 0\n"
 
 
@@ -83,9 +88,16 @@ def _over_http(world: World, *, bare_ms: tuple[float, float], seconds: float) ->
             _at_least(f"{name}: throughput against bare, batch {BATCH}", most * bare_ms[1] / 1e3, "×", 0.9),
         ]
         for share in (0.25, 0.5, 0.8):
-            at = load(port=port, bodies=world.bodies, seconds=seconds, rate=share * most)
-            said = f"{name}: open loop, {share:.0%} of that"
-            rows += [_figure(f"{said}, p{q * 100:.0f}", quantile(at.ok_ms, q), "ms") for q in (0.5, 0.99)]
+            open_loop = partial(load, port=port, bodies=world.bodies, seconds=seconds, rate=share * most)
+            pieces = [open_loop(seed=piece).ok_ms for piece in range(PIECES)]
+            rows += [
+                _figure(
+                    f"{name}: open loop, {share:.0%} of that, p{q * 100:.0f}",
+                    statistics.median(quantile(piece, q) for piece in pieces),
+                    "ms",
+                )
+                for q in (0.5, 0.99)
+            ]
     return rows
 
 

@@ -35,10 +35,10 @@ def time_engine(engine: Engine, *, batch: int, items: int, seconds: float) -> Ti
     """Full histories, with the user's own items left out, as serving asks them."""
     asked = [
         Query(
-            Asked(rows, [1] * LENGTH, list(range(60 * LENGTH, 0, -60)), [[]] * LENGTH),
-            sorted({row - 1 for row in rows}),
+            Asked(row_L, np.ones(LENGTH, np.int64), np.arange(60 * LENGTH, 0, -60), [[]] * LENGTH),
+            sorted(set((row_L - 1).tolist())),
         )
-        for rows in histories(items).tolist()
+        for row_L in histories(items)
     ]
     batches = [asked[at : at + batch] for at in range(0, min(8 * batch, len(asked) - batch), batch)]
     feeds = [{**engine.feed(queries), "mask": engine.mask_V1, "k": np.array([BEST], np.int64)} for queries in batches]

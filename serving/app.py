@@ -36,6 +36,7 @@ from serving.web.pages import add_pages
 from serving.web.preferences import add_preferences
 from serving.web.problems import Refused
 from serving.web.reading import body_of, now_us, parsed
+from serving.web.routes import PlainRoute
 from serving.web.watching import RequestWatch
 from stores.home import Home
 from stores.ledger import Ledger
@@ -79,14 +80,12 @@ def create_app(home: Home, settings: Settings, *, ledger: LedgerView | None = No
     app = FastAPI(
         title="Ratchet", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
     )
+    app.router.route_class = PlainRoute
     app.openapi = lambda: describe(app, closed=not app.state.service.ring.open)  # type: ignore[method-assign]
     app.add_middleware(Access, ring=lambda: app.state.service.ring, open_pages=open_pages)
     app.add_middleware(Admission, headroom=lambda: app.state.service.headroom)
     app.add_middleware(RequestWatch)  # the outermost, so that it sees refusals too
     tell_failures(app)
-    add_pages(app)
-    add_preferences(app)
-    add_admin(app, home, settings)
 
     @app.post(
         "/v1/recommend",
@@ -149,19 +148,22 @@ def create_app(home: Home, settings: Settings, *, ledger: LedgerView | None = No
         return Response(json.dumps(stated), media_type="application/json")
 
     @app.get("/healthz", **documented("The process runs", tag="operation", answer=Health, description=_PROBE))
-    async def healthz() -> Response:
+    async def healthz(_request: Request) -> Response:
         return Response('{"status": "ok"}', media_type="application/json")
 
     @app.get(
         "/readyz", **documented("What serves now", tag="operation", answer=Readiness, unready=True, description=_PROBE)
     )
-    async def readyz() -> Response:
+    async def readyz(_request: Request) -> Response:
         state = app.state.service.state()
         return Response(json.dumps(state), status_code=200 if state["ready"] else 503, media_type="application/json")
 
     @app.get("/metrics", **documented("Figures of this process for Prometheus", tag="operation"))
-    async def metrics() -> Response:
+    async def metrics(_request: Request) -> Response:
         # In a thread: it reads a file, which may lie on a slow volume.
         return Response(await asyncio.to_thread(app.state.service.metrics.text), media_type=CONTENT_TYPE)
 
+    add_preferences(app)
+    add_admin(app, home, settings)
+    add_pages(app)
     return app

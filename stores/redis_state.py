@@ -121,7 +121,12 @@ class RedisState:
         except DependencyFailed as error:
             return Remembered(preferences=recorded, error=str(error))
         events, preferences = _merged(told, self.keep)
-        return Remembered(events, later(recorded, preferences))
+        return Remembered(
+            [event.item_id for event in events],
+            [event.behaviour for event in events],
+            [event.event_time_us for event in events],
+            later(recorded, preferences),
+        )
 
     async def known(self, rows: Sequence[Row]) -> set[str]:
         asked = by_user(rows)

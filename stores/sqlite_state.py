@@ -4,6 +4,7 @@ WAL mode, so that the serving process reads while ingest, another process, write
 """
 
 import asyncio
+import json
 import logging
 import sqlite3
 import threading
@@ -35,6 +36,12 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE UNIQUE INDEX IF NOT EXISTS one_row_an_event ON events (event_id);
 CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
 """
+# One row of three JSON arrays: each row that a cursor gives lets the interpreter's lock go, and other threads take it.
+# The limit keeps SQLite from dropping the inner order, in which the arrays are then filled.
+_COLUMNS = """
+SELECT json_group_array(item_id), json_group_array(behaviour), json_group_array(event_time)
+FROM (SELECT item_id, behaviour, event_time FROM events WHERE {who} ORDER BY event_time DESC, event_id DESC LIMIT ?)
+"""
 _LOG = logging.getLogger(__name__)
 
 
@@ -65,9 +72,7 @@ class SqliteState:
     async def read(self, user: str, *, formerly: str | None = None) -> Remembered:
         # On the event loop: a thread would cost more than the look-up, which never waits for a writer.
         try:
-            return Remembered(
-                self.newest(user, self.keep, formerly=formerly), self.preferences(user, formerly=formerly)
-            )
+            return Remembered(*self._columns(user, formerly), self.preferences(user, formerly=formerly))
         except DependencyFailed as error:
             _LOG.warning("%s", error)
             return Remembered(error=str(error))
@@ -104,9 +109,8 @@ class SqliteState:
         return fresh
 
     def newest(self, user: str, n: int, *, formerly: str | None = None) -> list[PastEvent]:
+        who, names = _named(user, formerly)
         with self._told("read"), self._reading:
-            # One user's rows lie in this order; two users' have to be sorted.
-            who, names = ("user = ?", (user,)) if formerly is None else ("user IN (?, ?)", (user, formerly))
             rows = self._reader.execute(
                 f"SELECT event_id, item_id, behaviour, event_time FROM events WHERE {who} "
                 "ORDER BY event_time DESC, event_id DESC LIMIT ?",
@@ -147,6 +151,16 @@ class SqliteState:
         with self._reading, self._writing:
             self._reader.close()
             self._writer.close()
+
+    def _columns(self, user: str, formerly: str | None) -> tuple[list[str], list[str], list[int]]:
+        """Items, behaviours and times of the newest events, oldest first."""
+        who, names = _named(user, formerly)
+        with self._told("read"), self._reading:
+            told = self._reader.execute(_COLUMNS.format(who=who), (*names, self.keep)).fetchone()
+        item_ids, behaviours, times_us = map(json.loads, told)
+        for column in (item_ids, behaviours, times_us):
+            column.reverse()
+        return item_ids, behaviours, times_us
 
     def _prefer(self, user: str, preferences: Preferences) -> Preferences:
         with self._writing:  # two at once would have the same time
@@ -228,6 +242,11 @@ class SqliteState:
         return DependencyFailed(
             f"{self.path}: user state cannot be {verb}: {error}; check the disk, or delete the file: ingest rebuilds it"
         )
+
+
+def _named(user: str, formerly: str | None) -> tuple[str, tuple[str, ...]]:
+    """A condition and its values. One user's rows lie in the order of time; two users' have to be sorted."""
+    return ("user = ?", (user,)) if formerly is None else ("user IN (?, ?)", (user, formerly))
 
 
 def _held(connection: sqlite3.Connection, event_ids: Sequence[str]) -> set[str]:

@@ -30,8 +30,13 @@ class PastEvent(NamedTuple):
 
 
 class Remembered(NamedTuple):
-    events: Sequence[PastEvent] = ()
-    """Oldest first."""
+    """Events column by column, oldest first: as objects they would cost an answer more than all else outside the
+    network."""
+
+    item_ids: Sequence[str] = ()
+    behaviours: Sequence[str] = ()
+    times_us: Sequence[int] = ()
+    """UTC microseconds since 1970."""
     preferences: Preferences = NO_PREFERENCES
     error: str | None = None
     """Why the events could not be read; they are empty then. A lost cache costs quality, never the answer."""

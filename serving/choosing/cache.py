@@ -11,11 +11,11 @@ import hashlib
 import json
 from array import array
 from collections import OrderedDict
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable
 from typing import Generic, TypeVar
 
 from serving.networks.attributes import Told
-from serving.networks.histories import Past
+from serving.networks.histories import History
 
 T = TypeVar("T")
 
@@ -55,20 +55,19 @@ class CandidateCache(Generic[T]):
             del self._held[place]
 
 
-def history_key(history: Sequence[Past]) -> bytes:
+def history_key(history: History) -> bytes:
     """A digest of what was read of a user, in order: equal only for equal histories. 0.1 µs an event.
 
     Lengths stand beside the joined texts, so that no id can run into the next.
     """
-    if not history:
+    texts = (*history.items_L, *history.behaviours_L)
+    if not texts:
         return b""
-    items, behaviours, times, contexts = zip(*history, strict=True)
-    texts = items + behaviours
-    said = hashlib.blake2b(array("q", times).tobytes(), digest_size=16)
+    said = hashlib.blake2b(array("q", history.times_L).tobytes(), digest_size=16)
     said.update(array("I", map(len, texts)).tobytes())
     said.update("".join(texts).encode("utf-8", "surrogatepass"))
-    if any(contexts):
-        said.update(json.dumps([dict(context) for context in contexts], sort_keys=True).encode())
+    if any(history.contexts_L):
+        said.update(json.dumps([dict(context) for context in history.contexts_L], sort_keys=True).encode())
     return said.digest()
 
 

@@ -1,7 +1,7 @@
 """What may be shown: from the assigned model, else from the champion, else from popularity."""
 
 import logging
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from serving.choosing.snapshots import Loaded, Snapshot
 from serving.networks.attributes import NOTHING_TOLD, Told
 from serving.networks.batching import Batcher, Overloaded
 from serving.networks.engine import Engine
-from serving.networks.histories import Past, nobody
+from serving.networks.histories import History, nobody
 from serving.networks.queries import Query
 from serving.networks.sessions import FP32
 from serving.web.metrics import Fallback, Metrics
@@ -35,8 +35,9 @@ class NothingToServe(DependencyFailed):
 class Wish:
     """What candidates are wanted for: the user's past as far as it may be used, and what must not be shown."""
 
-    history: Sequence[Past]
-    excluded: Collection[str]
+    history: History
+    excluded: frozenset[str]
+    """What the user hid and the request leaves out; what the history has is the policy's matter."""
     now_us: int
     attributes: Told
     wanted: Wanted = EVERYTHING
@@ -97,40 +98,38 @@ class Chooser:
 
     async def _from_model(self, loaded: Loaded, wish: Wish, error: str | None) -> Candidates:
         """What the network chose lately for the same question, else what it chooses now."""
-        if not self._cache.on:
-            return replace(await self.ask(loaded, wish), error=error)
-        key = self._key(loaded, wish)
-        found = self._cache.get(loaded.digest, key, now_us=wish.now_us)
-        self._metrics.cache(hit=found is not None)
-        if found is None:
+        if self._cache.on:
+            key = self._key(loaded, wish)
+            found = self._cache.get(loaded.digest, key, now_us=wish.now_us)
+            self._metrics.cache(hit=found is not None)
+            if found is None:
+                found = await self.ask(loaded, wish)
+                self._cache.put(loaded.digest, key, found, now_us=wish.now_us)
+        else:
             found = await self.ask(loaded, wish)
-            self._cache.put(loaded.digest, key, found, now_us=wish.now_us)
         return found if error is None else replace(found, error=error)
 
     def _key(self, loaded: Loaded, wish: Wish) -> Hashable:
         """All that candidates follow from, but the time. The shelf's number stands for items, catalogue, blocklist."""
-        excluded = frozenset(wish.excluded)
-        if self._policy.exclude_seen:
-            excluded -= {past.item_id for past in wish.history}  # the history tells
         told = told_key(wish.attributes)
-        return loaded.shelf.number, history_key(wish.history), told, excluded, wish.wanted
+        return loaded.shelf.number, history_key(wish.history), told, wish.excluded, wish.wanted
 
     async def ask(self, loaded: Loaded, wish: Wish) -> Candidates:
         """What this model chooses now, past the cache."""
         engine, n = loaded.engine, self._policy.candidates
-        excluded = {row for item in wish.excluded if (row := engine.rows.get(item)) is not None}
+        excluded = sorted(map(engine.rows.__getitem__, engine.rows.keys() & self._excluded(wish)))
         allowed = loaded.shelf.allowed(wish.wanted)
         asked = engine.codes(wish.history, now_us=wish.now_us, attributes=wish.attributes)
-        if not asked.items_L and self._policy.newcomers == "model":
+        if not len(asked.items_L) and self._policy.newcomers == "model":
             asked = nobody(engine.attributes.row(user=wish.attributes, context=NOTHING_TOLD))
-        if asked.items_L:
-            query = Query(asked, sorted(excluded), allowed.mask)
+        if len(asked.items_L):
+            query = Query(asked, excluded, allowed.mask)
             rows, scores, searched = await self._batcher.best(engine, query, n=n)
             policy = POLICY
         else:
             # The scores only say the order.
             window = allowed.by_popularity[: n + len(excluded)]
-            rows = (window[~np.isin(window, list(excluded))] if excluded else window)[:n].tolist()
+            rows = (window[~np.isin(window, excluded)] if excluded else window)[:n].tolist()
             scores, policy, searched = _rank_scores(len(rows)), f"{POLICY}/{POPULARITY}", False
         return Candidates(
             items=[engine.items[row] for row in rows],
@@ -142,10 +141,13 @@ class Chooser:
             set_hash=set_hash(_chosen_from(loaded), rows_as_bytes(rows)),
         )
 
+    def _excluded(self, wish: Wish) -> frozenset[str]:
+        return wish.excluded.union(wish.history.items_L) if self._policy.exclude_seen else wish.excluded
+
     def _from_list(self, snapshot: Snapshot, wish: Wish, error: str | None) -> Candidates:
-        n = self._policy.candidates
-        window = snapshot.popular_shelf.allowed(wish.wanted).by_popularity[: n + len(wish.excluded)].tolist()
-        items = [item for row in window if (item := snapshot.popular[row]) not in wish.excluded][:n]
+        n, excluded = self._policy.candidates, self._excluded(wish)
+        window = snapshot.popular_shelf.allowed(wish.wanted).by_popularity[: n + len(excluded)].tolist()
+        items = [item for row in window if (item := snapshot.popular[row]) not in excluded][:n]
         return Candidates(
             items=items,
             scores=_rank_scores(len(items)),

@@ -5,7 +5,7 @@ import hmac
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from uuid import uuid4
 
@@ -22,7 +22,7 @@ from serving.choosing.assignment import (
 from serving.choosing.bots import RATE_RULE, RateRule
 from serving.choosing.candidates import POPULARITY, Candidates, Chooser, Wish, without_blocked
 from serving.choosing.exposure_log import ExposureLog
-from serving.choosing.exposures import encode, exposure_id, exposure_lines
+from serving.choosing.exposures import encode, exposure_id, exposure_lines, shown_json
 from serving.choosing.filters import check
 from serving.choosing.kill_switch import KillSwitch
 from serving.choosing.shadow import Shadow, ShadowRequest
@@ -30,7 +30,7 @@ from serving.choosing.slots import Shown, by_draft, by_policy
 from serving.choosing.snapshots import Snapshot, Watcher
 from serving.choosing.tokens import Tokens
 from serving.networks.attributes import NOTHING_TOLD, Told
-from serving.networks.histories import Past
+from serving.networks.histories import History
 from serving.web.messages import RecommendRequest
 from serving.web.metrics import Fallback, Metrics
 from serving.web.problems import Refused
@@ -92,8 +92,6 @@ class Recommender:
         assignment = _assignment(snapshot, user, holdback=self._policy.holdback, kills=self._kills)
         history, attributes, preferences, error = await self._known(request, names)
         excluded = preferences.hidden_items.union(request.exclude)
-        if self._policy.exclude_seen:
-            excluded = excluded.union(past.item_id for past in history)
         wanted = wanted.also_without(preferences.hidden_categories, catalogue=snapshot.offer.catalogue)
         wish = Wish(history, excluded, now_us, attributes, wanted)
         candidates, rival = await self._candidates(snapshot, assignment, wish)
@@ -141,26 +139,19 @@ class Recommender:
             "arm": assignment.variant,
             "trial": assignment.trial,
         }
-        return encode({"request_id": request_id, "items": shown, "model": model}).encode()
+        return f'{{"request_id":"{request_id}","items":[{",".join(shown)}],"model":{encode(model)}}}'.encode()
 
-    def _signed(self, slots: Sequence[Shown], *, request_id: str, user: str, now_us: int) -> list[dict[str, object]]:
-        """The answer's items, each with the proof that it was shown."""
-        return [
-            {
-                "item_id": slot.item,
-                "score": slot.score,
-                "position": position,
-                "propensity": slot.propensity,
-                "token": self._tokens.make(
-                    exposure_id=exposure_id(request_id, position),
-                    shown_us=now_us,
-                    digest=slot.source.digest,
-                    user=user,
-                    item_id=slot.item,
-                ),
-            }
-            for position, slot in enumerate(slots, start=1)
-        ]
+    def _signed(self, slots: Sequence[Shown], *, request_id: str, user: str, now_us: int) -> Iterator[str]:
+        """The answer's items, as JSON, each with the proof that it was shown."""
+        for position, slot in enumerate(slots, start=1):
+            token = self._tokens.make(
+                exposure_id=exposure_id(request_id, position),
+                shown_us=now_us,
+                digest=slot.source.digest,
+                user=user,
+                item_id=slot.item,
+            )
+            yield f'{{{shown_json(slot, position=position)},"token":"{token}"}}'
 
     async def _candidates(
         self, snapshot: Snapshot, assignment: Assignment, wish: Wish
@@ -195,7 +186,7 @@ class Recommender:
 
     async def _known(
         self, request: RecommendRequest, names: Sequence[str]
-    ) -> tuple[list[Past], Told, Preferences, str | None]:
+    ) -> tuple[History, Told, Preferences, str | None]:
         """What may be used of the user with these pseudonyms, the one in force first; and why it is less than there is.
 
         Of one who turned personalisation off, nothing: the answer is a newcomer's, and may show what they have seen.
@@ -208,13 +199,9 @@ class Recommender:
             self._metrics.user_state_errors.inc()
         preferences = remembered.preferences
         if not preferences.personalised:
-            return [], NOTHING_TOLD, preferences, error
+            return History(), NOTHING_TOLD, preferences, error
         if stated is None:
-            # Past the named tuple's own constructor, which takes longer than all else here.
-            stated = [
-                tuple.__new__(Past, (item_id, behaviour, time_us, NOTHING_TOLD))
-                for _, item_id, behaviour, time_us in remembered.events
-            ]
+            stated = History(remembered.item_ids, remembered.behaviours, remembered.times_us)
         return stated, request.attributes, preferences, error
 
     def _request_id(self, user: str, now_us: int, digest: str) -> str:

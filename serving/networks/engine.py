@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from relations.errors import DataRejected, GateRefused
 from serving.networks.attributes import NOTHING_TOLD, Attributes, Told
-from serving.networks.histories import Asked, Past
+from serving.networks.histories import Asked, History, nobody
 from serving.networks.nearest import ENCODER, Nearest
 from serving.networks.queries import EVENTS, Best, Mask, Query, mask_of, side_by_side
 from serving.networks.sessions import FP32, graph_of, open_session, variant_of
@@ -198,35 +199,29 @@ class Engine:
             side=side,
         )
 
-    def codes(self, history: Sequence[Past], *, now_us: int, attributes: Told = NOTHING_TOLD) -> Asked:
+    def codes(self, history: History, *, now_us: int, attributes: Told = NOTHING_TOLD) -> Asked:
         """The newest `max_history` events, oldest first, of those that the model knows, for a request at `now_us`.
 
         `attributes`: of the user. Where the model knows one of them, a user without a known event is asked about as the
         model learnt first events: with one padding position. Without either nothing is left to ask with.
         """
-        # The hottest loop of an answer outside the network: from the newest event back, no further than needed.
-        row_of, code_of, vocabulary = self.rows.get, self.behaviours.get, self.vocabulary
-        items_L: list[int] = []
-        behaviours_L: list[int] = []
-        ages_L: list[int] = []
-        contexts_L: list[Told] = []
-        for item, behaviour, time_us, context in reversed(history):
-            row, code = row_of(item, vocabulary), code_of(behaviour)
-            if row < vocabulary and code is not None:
-                items_L.append(row + 1)
-                behaviours_L.append(code)
-                ages_L.append((now_us - time_us) // _SECOND if time_us < now_us else 0)
-                contexts_L.append(context)
-                if len(items_L) == self.max_history:
-                    break
-        for codes_L in (items_L, behaviours_L, ages_L, contexts_L):
-            codes_L.reverse()
+        # Loops that C runs: of an answer's time outside the network no other step has as much.
+        length = len(history.items_L)
+        row_L = np.fromiter(map(self.rows.get, history.items_L, repeat(self.vocabulary)), np.int64, length)
+        code_L = np.fromiter(map(self.behaviours.get, history.behaviours_L, repeat(0)), np.int64, length)
+        known_K = np.flatnonzero((row_L < self.vocabulary) & (code_L > 0))[-self.max_history :]
         if not self.attributes.known:
-            return Asked(items_L, behaviours_L, ages_L, [[]] * len(items_L))
-        if not items_L and any(code > 1 for code in self.attributes.row(user=attributes, context=NOTHING_TOLD)):
-            items_L, behaviours_L, ages_L, contexts_L = [0], [0], [0], [NOTHING_TOLD]
-        attributes_LA = [self.attributes.row(user=attributes, context=context) for context in contexts_L]
-        return Asked(items_L, behaviours_L, ages_L, attributes_LA)
+            told_KA: list[list[int]] = [[]] * len(known_K)
+        elif len(known_K):
+            contexts_L = history.contexts_L or [NOTHING_TOLD] * length
+            told_KA = [self.attributes.row(user=attributes, context=contexts_L[place]) for place in known_K.tolist()]
+        else:
+            alone_A = self.attributes.row(user=attributes, context=NOTHING_TOLD)
+            if any(code > 1 for code in alone_A):
+                return nobody(alone_A)
+            told_KA = []
+        age_K = np.maximum(now_us - np.array(history.times_L, np.int64)[known_K], 0) // _SECOND
+        return Asked(row_L[known_K] + 1, code_L[known_K], age_K, told_KA)
 
     def best(self, queries: Sequence[Query], *, n: int) -> list[Best]:
         """The `n` best rows for each query, fewer where exclusions and mask leave fewer. All queries share a mask.

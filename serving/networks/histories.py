@@ -1,26 +1,33 @@
 """What a network is asked with: one user's events and the moment of the request."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from serving.networks.attributes import NOTHING_TOLD, Told
+import numpy as np
+import numpy.typing as npt
+
+from serving.networks.attributes import Told
+
+Codes = Sequence[int] | npt.NDArray[np.int64]
 
 
-class Past(NamedTuple):
-    """One event of a history."""
+class History(NamedTuple):
+    """A user's past column by column, oldest first; L events."""
 
-    item_id: str
-    behaviour: str
-    time_us: int
+    items_L: Sequence[str] = ()
+    behaviours_L: Sequence[str] = ()
+    times_L: Sequence[int] = ()
     """UTC microseconds."""
-    context: Told = NOTHING_TOLD
+    contexts_L: Sequence[Told] = ()
+    """None at all where nothing was told with any event."""
 
 
 class Asked(NamedTuple):
     """A history in a network's codes, oldest first; L events."""
 
-    items_L: list[int]
-    behaviours_L: list[int]
-    ages_L: list[int]
+    items_L: Codes
+    behaviours_L: Codes
+    ages_L: Codes
     """Whole seconds before the request; 0 for an event that claims to be later."""
     attributes_LA: list[list[int]]
     """Of user and event; A of them, none where the network knows none."""

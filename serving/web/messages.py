@@ -1,11 +1,12 @@
 """The API's bodies. Requests are checked against these; answers are written by hand for speed and tested so."""
 
 import json
+from operator import itemgetter
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
-from serving.networks.histories import Past
+from serving.networks.histories import History
 from serving.web.times import parse_time
 
 # Long enough for any real id, short enough that nobody fills the disk through one.
@@ -101,14 +102,17 @@ class RecommendRequest(Message):
     context: Annotated[dict[str, Any], AfterValidator(_short_json)] | None = None
     """Kept with the exposures as JSON, at most 4,096 characters. No personal data belongs here."""
 
-    def history(self) -> list[Past] | None:
+    def history(self) -> History | None:
         """Oldest first, equal times in the order given. Raises ValueError for a bad time."""
         if self.events is None:
             return None
-        told = [
-            Past(event.item_id, event.behaviour, parse_time(event.event_time), event.context) for event in self.events
-        ]
-        return sorted(told, key=lambda past: past.time_us)
+        told = sorted(((parse_time(event.event_time), event) for event in self.events), key=itemgetter(0))
+        return History(
+            [event.item_id for _, event in told],
+            [event.behaviour for _, event in told],
+            [time_us for time_us, _ in told],
+            [event.context for _, event in told],
+        )
 
 
 class BatchRequest(Message):

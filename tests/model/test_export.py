@@ -103,8 +103,9 @@ def test_serving_ranks_as_the_offline_answer_does(exported: Exported, fitted: Fi
         ]
         for now_us in (int(times[-1]) - 1, int(times[-1] + rng.integers(0, 2 * 10**9))):
             told.append(Question([recommending.Past(item, "view", at) for item, at in events], now_us))
-            asked = engine.codes([histories.Past(item, "view", at) for item, at in events], now_us=now_us)
-            if asked.items_L:
+            items, at_us = zip(*events, strict=True)
+            asked = engine.codes(histories.History(items, ["view"] * len(items), at_us), now_us=now_us)
+            if len(asked.items_L):
                 scores.append(engine.scores(asked))
                 (best,) = engine.best([Query(asked)], n=12)
                 offered.append([engine.items[row] for row in best.rows])
@@ -134,12 +135,10 @@ def test_attributes_reach_the_served_network(
     for mood in ("0", "3", "never"):
         events = [(f"i{n:02d}", n * 10**6, {"age": str(n)}) for n in range(5)]
         for begin in (0, 5):  # 5: of a user without events
-            asked = engine.codes(
-                [histories.Past(item, "view", at, context) for item, at, context in events[begin:]],
-                now_us=10**8,
-                attributes={"mood": mood},
-            )
-            if asked.items_L:
+            items, at_us, contexts = zip(*events, strict=True) if begin == 0 else ((), (), ())
+            history = histories.History(items, ["view"] * len(items), at_us, contexts)
+            asked = engine.codes(history, now_us=10**8, attributes={"mood": mood})
+            if len(asked.items_L):
                 (best,) = engine.best([Query(asked)], n=12)
                 offered.append([engine.items[row] for row in best.rows])
                 past = [recommending.Past(item, "view", at, context) for item, at, context in events[begin:]]

@@ -14,7 +14,7 @@ from relations.errors import DataRejected
 from serving.choosing.shelves import Offer, Shelf
 from serving.choosing.snapshots import _by_popularity
 from serving.networks.engine import Engine
-from serving.networks.histories import Asked, Past
+from serving.networks.histories import Asked, History
 from serving.networks.queries import Query, mask_of
 from serving.networks.sessions import ProviderMissing
 from stores.bundle import write_bundle
@@ -22,8 +22,12 @@ from stores.bundle import write_bundle
 INPUTS = ("items", "behaviours", "ages")
 
 
-def past(*events: tuple[str, str]) -> list[Past]:
-    return [Past(item, behaviour, 0) for item, behaviour in events]
+def past(*events: tuple[str, str]) -> History:
+    return History([item for item, _ in events], [behaviour for _, behaviour in events], [0] * len(events))
+
+
+def told(asked: Asked) -> tuple[list[int], list[int], list[int], list[list[int]]]:
+    return list(asked.items_L), list(asked.behaviours_L), list(asked.ages_L), asked.attributes_LA
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -75,8 +79,9 @@ def test_scores_of_a_history_by_hand(shop: Any) -> None:
     engine = Engine.load(bundle)
     # a then b: mean of (1, 0) and (0, 2) is (½, 1); · output = (½ + 10, 1½ + 20)
     assert engine.scores(engine.codes(past(("a", "view"), ("b", "click")), now_us=0)).tolist() == [10.5, 21.5]
-    assert engine.codes(past(("x", "view"), ("b", "hum"), ("b", "dislike")), now_us=0) == ([2], [9], [0], [[]])
-    assert engine.codes(past(("a", "<pad>")), now_us=0) == ([], [], [], [])
+    unknown = past(("x", "view"), ("b", "hum"), ("b", "dislike"))
+    assert told(engine.codes(unknown, now_us=0)) == ([2], [9], [0], [[]])
+    assert told(engine.codes(past(("a", "<pad>")), now_us=0)) == ([], [], [], [])
     assert engine.provider == "CPUExecutionProvider"
 
 
@@ -85,7 +90,7 @@ def test_withdrawn_items_are_context_and_never_an_answer(shop: Any) -> None:
     bundle = shop.release(items=["a", "b", "c"], embedding_IxD=np.ones((4, 1)), output_DxV=output, withdrawn=[2])
     engine = Engine.load(bundle)
     asked = engine.codes(past(("b", "view")), now_us=0)
-    assert asked.items_L == [2]  # what the user did with it still counts
+    assert list(asked.items_L) == [2]  # what the user did with it still counts
     assert engine.scores(asked).tolist() == [1.0, -np.inf, 2.0]
     assert [best.rows for best in engine.best([Query(asked), Query(asked, [2])], n=3)] == [[2, 0], [0]]
     shelf = Shelf(engine.rows, Offer(), order_N=_by_popularity(engine, ("b", "c")), withdrawn_N=engine.withdrawn_V)
@@ -95,7 +100,7 @@ def test_withdrawn_items_are_context_and_never_an_answer(shop: Any) -> None:
 def test_only_the_newest_events_reach_the_network(shop: Any) -> None:
     engine = Engine.load(shop.release(max_history=2))
     history = past(*((item, "view") for item in ("item-00", "item-01", "item-02")))
-    assert engine.codes(history, now_us=0).items_L == [2, 3]
+    assert list(engine.codes(history, now_us=0).items_L) == [2, 3]
 
 
 def test_ages_are_whole_seconds_before_the_request(shop: Any) -> None:
@@ -105,12 +110,12 @@ def test_ages_are_whole_seconds_before_the_request(shop: Any) -> None:
         items=["a", "b"], embedding_IxD=np.array([[9, 9], [1, 0], [0, 2]]), output_DxV=output, per_second=0.1
     )
     engine = Engine.load(bundle)
-    history = [Past("a", "view", 6_000_001), Past("b", "view", 9_500_000)]
+    history = History(["a", "b"], ["view", "view"], [6_000_001, 9_500_000])
     asked = engine.codes(history, now_us=10_000_000)
-    assert asked.ages_L == [3, 0]  # 3.999999 s and half a second
+    assert list(asked.ages_L) == [3, 0]  # 3.999999 s and half a second
     assert engine.scores(asked).tolist() == pytest.approx([0.65 + 11.5, 1.95 + 23])
     # A clock that runs ahead: what is later than now is of now.
-    assert engine.codes(history, now_us=7_000_001).ages_L == [1, 0]
+    assert list(engine.codes(history, now_us=7_000_001).ages_L) == [1, 0]
 
 
 ATTRIBUTES = [
@@ -125,15 +130,17 @@ def test_attributes_of_user_and_event_reach_the_network(shop: Any) -> None:
         items=["a", "b"], embedding_IxD=np.array([[9, 9], [1, 0], [0, 2]]), output_DxV=output, attributes=ATTRIBUTES
     )
     engine = Engine.load(bundle)
-    history = [Past("a", "view", 0, {"surface": "web"}), Past("b", "view", 0)]
+    history = History(["a", "x", "b"], ["view"] * 3, [0] * 3, [{"surface": "web"}, {"surface": "app"}, {}])
     asked = engine.codes(history, now_us=0, attributes={"age": 30})
     assert asked.attributes_LA == [[3, 3], [3, 0]]
     # mean of (1, 0) + 6 and (0, 2) + 3 is (5, 5½); · output = (5 + 55, 15 + 110)
     assert engine.scores(asked).tolist() == [60.0, 125.0]
     # Nobody's events: one padding position, when something is known of the user.
-    assert engine.codes([], now_us=0, attributes={"age": 70}) == ([0], [0], [0], [[4, 0]])
-    assert engine.codes([], now_us=0, attributes={"age": "?"}).items_L == []
-    assert engine.codes([], now_us=0).items_L == []
+    assert told(engine.codes(History(), now_us=0, attributes={"age": 70})) == ([0], [0], [0], [[4, 0]])
+    assert list(engine.codes(History(), now_us=0, attributes={"age": "?"}).items_L) == []
+    assert list(engine.codes(History(), now_us=0).items_L) == []
+    # A user's own events without a word about them, as they are remembered.
+    assert engine.codes(past(("b", "view")), now_us=0, attributes={"age": 30}).attributes_LA == [[3, 0]]
 
 
 @pytest.mark.parametrize(

@@ -103,11 +103,11 @@ def engines(shop: Any) -> tuple[Engine, Engine, SideIndex]:
 
 
 def test_histories_skip_new_items(engines: tuple[Engine, Engine, SideIndex]) -> None:
-    from serving.networks.histories import Past
+    from serving.networks.histories import History
 
     bare, both, _ = engines
-    history = [Past("item-03", "view", 0), Past("new-1", "view", 1)]
-    assert both.codes(history, now_us=2) == bare.codes(history, now_us=2)
+    history = History(["item-03", "new-1"], ["view", "view"], [0, 1])
+    assert list(both.codes(history, now_us=2).items_L) == list(bare.codes(history, now_us=2).items_L) == [4]
 
 
 def test_what_does_not_fit_is_refused(engines: tuple[Engine, Engine, SideIndex], shop: Any) -> None:

@@ -155,7 +155,7 @@ def test_a_lost_user_state_and_a_deaf_ledger_are_heard(
         raise DependencyFailed("down")
 
     monkeypatch.setattr(type(shop.ledger), "serving_state", down)
-    monkeypatch.setattr(type(service.user_state), "newest", down)
+    service.user_state._reader.close()
     ask(client)
     assert scrape(client)["ratchet_user_state_errors_total"] == 1
     at = scrape(client)["ratchet_ledger_silent_seconds"]

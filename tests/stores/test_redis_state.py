@@ -70,7 +70,7 @@ def test_a_redis_that_is_gone_costs_one_timeout_a_second(
         for _ in range(50):
             remembered, seconds = await timed(state.read("u"))
             waited += seconds
-            assert remembered.events == ()
+            assert remembered.item_ids == ()
             assert not remembered.preferences.personalised  # the home's files know
             assert "redis.sock: user state:" in remembered.error
         assert waited < 0.1 + 50 * 0.02  # one timeout, and next to nothing for the others
@@ -88,7 +88,7 @@ def test_a_redis_that_is_gone_costs_one_timeout_a_second(
         await state._settling
         held = ["a", "b"] if how == "stalled" else ["b"]
         other = open_state(redis_server, tmp_path, name="elsewhere")  # its files have no preferences
-        assert [event.event_id for event in (await other.read("u")).events] == held
+        assert [event.event_id for event in other.newest("u", 9)] == held
         assert not (await other.read("v")).preferences.personalised
         assert await other.admit([row("u", "b", 2)]) == set()
         await state.aclose()
@@ -103,13 +103,13 @@ def test_a_late_answer_is_never_taken_for_the_next(redis_server: Any, tmp_path: 
 
     async def told() -> None:
         state = open_state(redis_server, tmp_path)
-        await state.admit([row("u", "of u", 1), row("v", "of v", 1)])
+        await state.admit([row("u", "of u", 1), row("v", "of v", 2)])
         redis_server.stall()
         assert (await state.read("u")).error
         redis_server.go_on()
         await asyncio.sleep(1.05)
         for user in "vuvu":
-            assert [event.event_id for event in (await state.read(user)).events] == [f"of {user}"]
+            assert (await state.read(user)).times_us == [{"u": 1, "v": 2}[user]]
         await state.aclose()
 
     asyncio.run(told())
@@ -143,12 +143,12 @@ def test_a_full_redis_refuses_what_is_new_and_tells_what_it_has(redis_server: An
             client.config_set("maxmemory", 1)
             with pytest.raises(DependencyFailed, match="maxmemory"):
                 await state.admit([row("u", "b", 2)])
-            assert len((await state.read("u")).events) == 1
+            assert len((await state.read("u")).item_ids) == 1
             client.config_set("maxmemory", 0)
         await state.read("u")
         assert state._settling is not None
         await state._settling
-        assert len((await state.read("u")).events) == 2
+        assert len((await state.read("u")).item_ids) == 2
         await state.aclose()
 
     asyncio.run(told())

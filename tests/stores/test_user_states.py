@@ -87,7 +87,7 @@ def test_only_the_newest_events_are_kept(open_state: Open) -> None:
     assert ids(state, "u") == ["e8", "e9", "new"]
 
 
-def test_any_text_and_any_time(open_state: Open) -> None:
+def test_any_text_and_any_time(open_state: Open, run: Run) -> None:
     """Zero bytes at every edge of an id, one id the beginning of another, times that no double holds."""
     state = open_state()
     texts = ["a", "a\0", "a\0b", "\0", "\0\0", "\x01", "ab", "é\x00'\"", "日本", "👩‍👩‍👧"]
@@ -96,6 +96,8 @@ def test_any_text_and_any_time(open_state: Open) -> None:
     assert state.absorb(rows) == 60
     expected = sorted(rows, key=lambda each: (each[4], each[1].encode()))
     assert state.newest("ü👩‍👩‍👧", 99) == [PastEvent(*each[1:]) for each in expected]
+    columns = [list(column) for column in zip(*(each[2:] for each in expected), strict=True)]
+    assert list(run(state.read("ü👩‍👩‍👧"))[:3]) == columns
     assert state.absorb(rows) == 0
 
 
@@ -127,12 +129,12 @@ def test_what_the_lake_delivered_is_known_too(open_state: Open, run: Run) -> Non
 
 def test_preferences_hold_for_the_next_reader_and_the_last_ones_stand(open_state: Open, run: Run) -> None:
     one, other = open_state(), open_state()
-    assert run(other.read("u")) == ([], NO_PREFERENCES, None)
+    assert run(other.read("u")) == ([], [], [], NO_PREFERENCES, None)
     one.absorb([row("u", "a", 1)])
     kept = run(one.set_preferences("u", QUIET))
     assert kept == replace(QUIET, set_us=kept.set_us)
     assert abs(kept.set_us / 1e6 - time.time()) < 60
-    assert run(other.read("u")) == ([PastEvent("a", "i", "click", 1)], kept, None)
+    assert run(other.read("u")) == (["i"], ["click"], [1], kept, None)
     # Set by a clock that is far ahead: the next ones stand all the same.
     ahead = run(one.set_preferences("u", replace(QUIET, set_us=kept.set_us + 10**12)))
     assert run(other.set_preferences("u", kept)) == ahead  # earlier ones replace nothing
@@ -151,10 +153,7 @@ def test_a_user_who_is_renamed_between_two_reads_is_found_by_one(open_state: Ope
     assert ids(state, "p2_a", 1, formerly="p1_a") == ["e2"]
     assert ids(state, "p2_b", formerly="p1_b") == ["e3"]
     remembered = run(state.read("p2_a", formerly="p1_a"))
-    assert ([event.event_id for event in remembered.events], remembered.preferences.personalised) == (
-        ["e1", "e2"],
-        False,
-    )
+    assert (remembered.times_us, remembered.preferences.personalised) == ([1, 2], False)
 
 
 def renamed(users: Any) -> list[str]:
@@ -187,7 +186,7 @@ def test_a_forgotten_user_is_gone(open_state: Open, run: Run) -> None:
     state.absorb(row(user, f"{user}{n}", n) for user in ("p1_canary", "p1_other") for n in range(10))
     run(state.set_preferences("p1_canary", QUIET))
     assert state.forget(["p1_canary", "p1_unknown"]) == 3
-    assert run(state.read("p1_canary")) == ([], NO_PREFERENCES, None)
+    assert run(state.read("p1_canary")) == ([], [], [], NO_PREFERENCES, None)
     assert len(state.newest("p1_other", 9)) == 3
     assert state.forget(["p1_canary"]) == state.forget([]) == 0
     assert state.absorb([row("p1_canary", "p1_canary9", 9)]) == 1  # who comes again is remembered again
@@ -223,7 +222,7 @@ def test_both_stores_give_the_newest_events_of_any_interleaving(
     keep: int,
 ) -> None:
     """As sorted(…)[-keep:] does, whatever came in which order, how often, through the log or from the lake."""
-    events = {f"{user}{number}": row(user, f"{user}{number}", number % 7) for user, number in rows}
+    events = {f"{user}{number}": row(user, f"{user}{number}", number % 7, f"{user}{number}") for user, number in rows}
     expected = {
         user: [each[1] for each in sorted(events.values(), key=lambda e: (e[4], e[1])) if each[0] == user][-keep:]
         for user in "uvw"
@@ -247,7 +246,8 @@ def test_both_stores_give_the_newest_events_of_any_interleaving(
             else:
                 await asyncio.to_thread(state.absorb, part)
         for user, tail in expected.items():
-            assert [event.event_id for event in (await state.read(user)).events] == tail
+            assert [event.event_id for event in await asyncio.to_thread(state.newest, user, keep)] == tail
+            assert list((await state.read(user)).item_ids) == tail  # an item's name is its event's here
         await state.aclose()
 
     for state in states:

@@ -1,10 +1,17 @@
 """What caps touch, counted by hand."""
 
 import math
+from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
 
+from bench.gate_decisions import START, config_of
+from gate.decision import decide
+from gate.estimator import ArmSums
+from gate.looks import LookSums, MetricSums
+from gate.metrics import Metric, Value
 from gate.tails import Tail, suggested_caps, told_cap, told_largest
 
 TAIL = Tail(np.array([0.0, 10.0, 40.0, 200.0]), np.array([950.0, 30.0, 15.0, 5.0]))
@@ -38,6 +45,30 @@ def test_nothing_earned_and_nobody_there() -> None:
     assert math.isnan(nobody.quantile(0.5))
     assert suggested_caps(nobody, least=0) == ()
     assert (nobody.largest, told_cap(nobody, cap=3.0)) == (0.0, "cap = 3")
+
+
+def test_who_dominates_is_kept_with_the_look_and_decides_nothing() -> None:
+    config = replace(
+        config_of(), primary=Metric("revenue", "purchase", per="user", value=Value.SUM, cap=50.0), guardrails=()
+    )
+    rng, one = np.random.default_rng(1), np.ones(1_000)
+    day = START.date()
+    rows = [
+        {"day": day, "arm": arm, **ArmSums.from_users(rng.gamma(0.1, 50, 1_000), one, 0 * one, 0 * one).as_json()}
+        for arm in config.arms
+    ]
+    look = LookSums(
+        watermark=START + timedelta(days=2),
+        since=START,
+        exposed=dict.fromkeys(config.arms, 1_000),
+        metrics={"revenue": MetricSums.from_rows(rows)},
+    )
+    heavy = replace(look, dominance={"champion": 0.4, "challenger": 0.01})
+    stated = decide(config, [look]).as_json()
+    assert "dominance" not in stated["sums"]  # a look from before it was told is replayed as it was
+    told = decide(config, [LookSums.from_json(heavy.as_json())]).as_json()
+    assert told.pop("sums") == {**stated.pop("sums"), "dominance": {"champion": 0.4, "challenger": 0.01}}
+    assert told == stated
 
 
 def test_one_users_share_is_told_in_steps() -> None:

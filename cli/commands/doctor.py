@@ -79,7 +79,9 @@ def _disk(context: Context) -> str:
 
 def _keys(context: Context) -> str:
     open_to_others = [
-        key.name for key in context.home.keys.iterdir() if key.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+        key.name
+        for key in context.home.keys.iterdir()
+        if key.suffix != ".lock" and key.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)  # a lock holds nothing
     ]
     if open_to_others:
         raise OSError(f"{', '.join(open_to_others)}: readable by others; chmod 600 {context.home.keys}/*")

@@ -154,6 +154,8 @@ def test_doctor_finds_keys_that_others_can_read(tmp_path: Path) -> None:
     well = ratchet("doctor", "--json", cwd=tmp_path)
     checks = {entry["check"]: entry for entry in json.loads(well.stdout)["checks"]}
     assert checks["keys"]["ok"]
+    assert ratchet("keys", "add", "shop", "--role", "recommend", cwd=tmp_path).returncode == 0
+    assert ratchet("doctor", cwd=tmp_path).returncode == 0
     (tmp_path / ".ratchet" / "keys" / "token.key").chmod(0o644)
     ill = ratchet("doctor", "--json", cwd=tmp_path)
     checks = {entry["check"]: entry for entry in json.loads(ill.stdout)["checks"]}

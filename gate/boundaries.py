@@ -27,6 +27,8 @@ MAX_Z = 8.0
 HSD_GAMMA = -2.0
 NODES_PER_SIGMA = 4
 """Grid nodes in one standard deviation of the narrower increment; Simpson's error is then below 1e-5 of z."""
+REACH = 9.0
+"""Standard deviations of an increment beyond which none is looked for: the normal density is 1e-18 there."""
 _DEEPEST = 200
 """So many looks are worked out by recursion; of more, the first ones beforehand."""
 MIN_INCREMENT = 1e-4
@@ -104,31 +106,36 @@ def boundaries(
     return tuple(Boundary(z=z, spent=level) for z, level in zip(_recursion(known, tuple(levels)), levels, strict=True))
 
 
-def crossing_probability(times: Sequence[float], critical_K: Sequence[float], *, drift: float) -> tuple[float, ...]:
+def crossing_probability(
+    times: Sequence[float], critical_K: Sequence[float], *, drift: float | Sequence[float]
+) -> tuple[float, ...]:
     """Probability that each look is the first to reach its boundary, where Z(t) has mean drift·√t and variance 1.
 
     `times`: information at each look, strictly increasing. `critical_K`: the boundary in z, one a look. `drift`: the
-    effect in standard errors at time 1. The sum is the power; at drift 0 it is the α spent. Exact to 1e-5 a look.
+    effect in standard errors at time 1; one a look where the standard error does not fall as √t does. The sum is the
+    power; at drift 0 it is the α spent. Exact to 1e-5 a look.
     Source: Jennison & Turnbull, Group Sequential Methods (2000), ch. 19.
 
-    Raises ValueError for times that do not increase from above 0, and for boundaries of another number.
+    Raises ValueError for times that do not increase from above 0, and for boundaries or drifts of another number.
     """
     if any(later <= earlier for earlier, later in pairwise((0.0, *times))):
         raise ValueError(f"times {tuple(times)} must be positive and strictly increasing")
-    if len(critical_K) != len(times):
-        raise ValueError(f"{len(critical_K)} boundaries for {len(times)} looks; pass one a look")
+    drift_K = [drift] * len(times) if isinstance(drift, float | int) else list(drift)
+    for name, count in (("boundaries", len(critical_K)), ("drifts", len(drift_K))):
+        if count != len(times):
+            raise ValueError(f"{count} {name} for {len(times)} looks; pass one a look")
     found = [0.0] * len(times)
     grid_G, mass_G = np.zeros(1), np.ones(1)
     before = 0.0
     for look, (time, z) in enumerate(zip(times, critical_K, strict=True)):
         sigma = _step(before, time)
-        upper = z * math.sqrt(time) - drift * time  # the boundary as a path without the drift meets it
+        upper = z * math.sqrt(time) - drift_K[look] * time  # the boundary as a path without the drift meets it
         found[look] = float(mass_G @ ndtr((grid_G - upper) / sigma))
         lower = -MAX_Z * math.sqrt(time)
         if look + 1 == len(times) or upper <= lower:  # below: nobody is left to cross later
             break
         ahead = _step(time, times[look + 1])
-        grid_G, mass_G = _survivors(grid_G, mass_G, sigma=sigma, ahead=ahead, lower=lower, upper=upper)
+        grid_G, mass_G = _survivors(grid_G, mass_G, sigma=sigma, ahead=ahead, lower=lower, upper=upper, reach=REACH)
         before = time
     return tuple(found)
 
@@ -178,10 +185,18 @@ def _step(before: float, time: float) -> float:
 
 
 def _survivors(
-    grid_G: Array, mass_G: Array, *, sigma: float, ahead: float, lower: float, upper: float
+    grid_G: Array, mass_G: Array, *, sigma: float, ahead: float, lower: float, upper: float, reach: float = math.inf
 ) -> tuple[Array, Array]:
-    """The grid and mass of the paths between `lower` and `upper`, one increment later."""
+    """The grid and mass of the paths between `lower` and `upper`, one increment of at most `reach` · σ later.
+
+    Boundaries are on record to the last bit, and are worked out from increments of any size.
+    """
     next_G, weight_G = _simpson(lower, upper, step=min(sigma, ahead) / NODES_PER_SIGMA)
+    width = 2 * reach * sigma / (grid_G[1] - grid_G[0]) + 2 if len(grid_G) > 1 else math.inf
+    if width < len(grid_G):
+        return next_G, weight_G * _density_nearby(
+            grid_G, mass_G, at_G=next_G, sigma=sigma, reach=reach, nodes=int(width)
+        )
     return next_G, weight_G * _density(grid_G, mass_G, at_G=next_G, sigma=sigma)
 
 
@@ -204,6 +219,17 @@ def _density(grid_G: Array, mass_G: Array, *, at_G: Array, sigma: float) -> Arra
         distance = (at_G[start : start + block, None] - grid_G[None, :]) / sigma
         result[start : start + block] = np.exp(-0.5 * distance**2) @ mass_G
     return result / (sigma * math.sqrt(2 * math.pi))
+
+
+def _density_nearby(grid_G: Array, mass_G: Array, *, at_G: Array, sigma: float, reach: float, nodes: int) -> Array:
+    """As `_density`, from the `nodes` nodes of the even grid that begin `reach` · σ below each place."""
+    first_G = np.searchsorted(grid_G, at_G - reach * sigma)
+    near = first_G[:, None] + np.arange(nodes)
+    there = near < len(grid_G)
+    near = np.minimum(near, len(grid_G) - 1)
+    kernel = np.exp(-0.5 * ((at_G[:, None] - grid_G[near]) / sigma) ** 2)
+    found: Array = (kernel * np.where(there, mass_G[near], 0.0)).sum(axis=1) / (sigma * math.sqrt(2 * math.pi))
+    return found
 
 
 def _simpson(lower: float, upper: float, *, step: float) -> tuple[Array, Array]:

@@ -2,24 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from functools import lru_cache
 from typing import Any
 
 from scipy.special import ndtr
 
-from gate.boundaries import Boundary, boundaries
+from gate.boundaries import Boundary
 from gate.confidence import one_sided_width, tuned_rho, two_sided_width
 from gate.estimator import ArmSums, Estimate, estimable, estimate
 from gate.guardrails import Guardrail, SliceResult, judge_guardrail, judge_slice
 from gate.looks import LookSums
 from gate.mismatch import mismatch_p
 from gate.outlook import outlook
+from gate.schedule import Schedule, arms, ending, is_early, matured
 from gate.trial import CHAMPION, TrialConfig, finite
 from gate.verdict import Interval, Look, Numbers, Verdict, weigh
-
-MIN_STEP = 0.005
-"""A look tests only when this share of n_max has matured since the last that did: at most 200 cheap tests a trial."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class Comparison:
 
 def compare(config: TrialConfig, looks: Sequence[LookSums], challenger: str) -> Comparison:
     """Once α is all spent, at n_max or the deadline, a later look can confirm a promotion but never make one."""
-    end = next((number for number, look in enumerate(looks) if _ends(config, look, challenger)), None)
+    end = ending(config, looks, challenger)
     found = _judge(config, looks, challenger, end=end)
     if end is not None and end < len(looks) - 1 and found.verdict is Verdict.PROMOTE:
         last = _judge(config, looks[: end + 1], challenger, end=end)
@@ -88,29 +84,29 @@ def compare(config: TrialConfig, looks: Sequence[LookSums], challenger: str) -> 
 
 def _judge(config: TrialConfig, looks: Sequence[LookSums], challenger: str, *, end: int | None) -> Comparison:
     sums = looks[-1]
-    tested = _boundaries(config, looks, challenger, end=end)
-    boundary = tested.get(len(looks) - 1 if end is None else end)
+    schedule = Schedule.of(config, looks, challenger, end=end)
+    boundary = schedule.boundary(len(looks) - 1 if end is None else end)
     split, pair = config.pair(challenger), (CHAMPION, challenger)
 
     def mismatch(counts: Sequence[tuple[int, int]]) -> float:
         return mismatch_p(counts, expected=split)
 
-    numbers = _numbers(config, *_arms(config, sums, challenger), boundary=boundary)
+    numbers = _numbers(config, *arms(config, sums, challenger), boundary=boundary)
     look = Look(
         config=config,
         sums=sums,
         challenger=challenger,
-        matured=_matured(config, sums, challenger),
+        matured=matured(config, sums, challenger),
         exposed=_counts(sums.exposed, pair),
         bots=_counts(sums.bots, pair),
-        before=_matured(config, looks[-2], challenger) if len(looks) > 1 else None,
-        early=_is_early(config, sums),
+        before=matured(config, looks[-2], challenger) if len(looks) > 1 else None,
+        early=is_early(config, sums),
         final=end is not None,
         numbers=numbers,
         guardrails=_guardrails(config, sums, challenger, boundary=boundary) if numbers else (),
         slices=_slices(config, sums, challenger, boundary=boundary) if numbers else (),
         srm_p=mismatch([_counts(each.exposed, pair) for each in looks]),
-        srm_p_matured=mismatch([_matured(config, each, challenger) for each in looks]),
+        srm_p_matured=mismatch([matured(config, each, challenger) for each in looks]),
         bots_p=mismatch([_counts(each.bots, pair) for each in looks]),
     )
     verdict, reasons = weigh(look)
@@ -131,7 +127,7 @@ def _judge(config: TrialConfig, looks: Sequence[LookSums], challenger: str, *, e
         bots=look.bots,
         late=_counts(sums.late, pair),
         information=min(1.0, sum(look.matured) / config.n_max),
-        spent=max((each.spent for each in tested.values()), default=0.0),
+        spent=schedule.spent,
         boundary=boundary.z if boundary else None,
         z=numbers.z if numbers else None,
         p_value=float(ndtr(-numbers.z)) if numbers else None,
@@ -155,71 +151,6 @@ def _judge(config: TrialConfig, looks: Sequence[LookSums], challenger: str, *, e
 
 def _counts(by_arm: Mapping[str, int], pair: tuple[str, str]) -> tuple[int, int]:
     return int(by_arm.get(pair[0], 0)), int(by_arm.get(pair[1], 0))
-
-
-def _arms(config: TrialConfig, look: LookSums, challenger: str) -> tuple[ArmSums, ArmSums]:
-    sums = look.metrics[config.primary.name]
-    return sums.arm(CHAMPION), sums.arm(challenger)
-
-
-def _matured(config: TrialConfig, look: LookSums, challenger: str) -> tuple[int, int]:
-    champion, other = _arms(config, look, challenger)
-    return int(champion.n), int(other.n)
-
-
-def _is_early(config: TrialConfig, look: LookSums) -> bool:
-    return look.watermark < look.since + timedelta(days=config.minimum_days)
-
-
-def _ends(config: TrialConfig, look: LookSums, challenger: str) -> bool:
-    """Whether all remaining α is spent here. Data with known problems end nothing: that look is held."""
-    late = look.watermark >= config.deadline
-    enough = sum(_matured(config, look, challenger)) >= config.n_max and not _is_early(config, look)
-    return not look.problems and (late or enough)
-
-
-def _boundaries(
-    config: TrialConfig, looks: Sequence[LookSums], challenger: str, *, end: int | None
-) -> dict[int, Boundary]:
-    """The boundary of each look that tests, by its place. A look that could not promote anyway spends no α.
-
-    Which looks test depends on the number of matured users, on time and on the data's soundness, never on who is ahead.
-    """
-    places: list[int] = []
-    times: list[float] = []
-    known: list[float] = []
-    for place, look in enumerate(looks if end is None else looks[: end + 1]):
-        champion, other = _arms(config, look, challenger)
-        if look.problems or not estimable(champion, other) or (place != end and _is_early(config, look)):
-            continue
-        users = int(champion.n + other.n)
-        before = times[-1] if times else 0.0
-        time, information = users / config.n_max, _information(champion, other)
-        if users < config.min_users or information == 0 or (place != end and time - before < MIN_STEP):
-            continue
-        places.append(place)
-        # The last look tests even when nobody matured since, and an estimate never knows less than before.
-        times.append(max(time, before * (1 + 1e-9)))
-        known.append(max(information, known[-1] * (1 + 1e-9) if known else 0.0))
-    found = boundaries(
-        times,
-        information=known,
-        spending=config.spending,
-        alpha=config.alpha_each,
-        final=bool(places) and places[-1] == end,
-    )
-    return dict(zip(places, found, strict=True))
-
-
-@lru_cache(maxsize=1024)
-def _information(champion: ArmSums, challenger: ArmSums) -> float:
-    """What correlates one look's z with a later one's: the variance of Σ(S − R·N), here (SE·ΣN)².
-
-    In proportion to the users where they are alike; more where later users are more active, and counting users would
-    then take early looks for better informed than they are, and promote too often.
-    """
-    error = float(estimate(champion.array(), challenger.array()).standard_error)
-    return (error * (champion.i + challenger.i)) ** 2
 
 
 def _numbers(

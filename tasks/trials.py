@@ -8,10 +8,10 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from gate.comparison import MIN_STEP
 from gate.decision import Judgement, decide
 from gate.life import judge_stage, present_stage
 from gate.looks import LookSums
+from gate.schedule import MIN_STEP
 from gate.states import TrialMode
 from gate.trial import StagePlan, TrialConfig
 from gate.verdict import Verdict

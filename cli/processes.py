@@ -125,8 +125,8 @@ def use_prefect(home: Home) -> None:
             SubprocessASGIServer().start(timeout=PREFECT_SECONDS)  # the one that the flow's client will ask for
         except (RuntimeError, httpx.HTTPError) as error:
             raise DependencyFailed(
-                f"Prefect did not start within {PREFECT_SECONDS:g} s: {error} Make sure that {home.root} can be written; "
-                "on a busy machine let one run: `ratchet up`"
+                f"Prefect did not start within {PREFECT_SECONDS:g} s: {error} Make sure that {home.root} can be "
+                "written, and on a busy machine let one run: `ratchet up`"
             ) from error
 
 

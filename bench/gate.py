@@ -1,4 +1,4 @@
-"""Does the gate hold its promises? Sixteen simulations with known truth, each against its bar.
+"""Does the gate hold its promises? Seventeen simulations with known truth, each against its bar.
 
 A name begins with the number of the simulation; further figures of one have the same number. Rows are made of the
 gate's own functions; those that say "through decide" of whole trials, look by look.
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import gate_decisions, gate_lists, gate_logs, gate_tails, gate_trials
+from bench import gate_decisions, gate_lists, gate_logs, gate_stopping, gate_tails, gate_trials
 from bench.rows import Row
 from relations.errors import UsageError
 
@@ -37,6 +37,7 @@ def run(repetitions: int = 3_000, data: Path | None = None) -> list[Row]:
         partial(gate_trials.several, repetitions=repetitions),
         partial(gate_lists.rows, repetitions=repetitions),
         partial(gate_decisions.rows, repetitions=repetitions, scale=scale),
+        partial(gate_stopping.rows, repetitions=repetitions, scale=scale),
     )
     for number, part in enumerate(parts, start=2):
         rows += part(_rng(number))

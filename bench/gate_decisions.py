@@ -36,11 +36,11 @@ def rows(rng: np.random.Generator, repetitions: int, *, scale: float) -> list[Ro
     """`scale`: the final standard error relative to the champion's rate."""
     trials, some = max(10, repetitions // 10), max(10, repetitions // 100)
     told = f"through decide ({trials} trials)"
-    equal = list(_trials(rng, trials))
-    several = _trials(rng, trials, factors=(1.0,) * 4)
+    equal = list(simulated(rng, trials))
+    several = simulated(rng, trials, factors=(1.0,) * 4)
     # Nobody could miss an effect so large: only the least users and the least days stand in its way.
-    obvious = list(_trials(rng, some, factors=(1.0, 2.5)))
-    won, at_margin = _trials(rng, trials, factors=(1.0, 1.5)), _trials(rng, trials, factors=(1.0, 1 - MARGIN))
+    obvious = list(simulated(rng, some, factors=(1.0, 2.5)))
+    won, at_margin = simulated(rng, trials, factors=(1.0, 1.5)), simulated(rng, trials, factors=(1.0, 1 - MARGIN))
     seen = f"through decide ({some} trials)"
     return [
         at_most(
@@ -66,7 +66,7 @@ def rows(rng: np.random.Generator, repetitions: int, *, scale: float) -> list[Ro
                 f"12. harm of {errors} final standard errors {told}: aborted",
                 _share(
                     _ever(config_of(ends=False), trial, Verdict.REJECT)
-                    for trial in _trials(rng, trials, factors=(1.0, 1 - errors * scale))
+                    for trial in simulated(rng, trials, factors=(1.0, 1 - errors * scale))
                 ),
                 shortfall(rate, trials),
             )
@@ -138,7 +138,7 @@ def config_of(
     )
 
 
-def _trials(
+def simulated(
     rng: np.random.Generator, trials: int, *, factors: tuple[float, ...] = (1.0, 1.0), daily: int = DAILY
 ) -> Iterator[Trial]:
     for batch in arms(rng, repetitions=trials, looks=LOOKS, daily=daily, factors=factors):
@@ -147,7 +147,7 @@ def _trials(
 
 def _sliced(rng: np.random.Generator, trials: int) -> Iterator[tuple[Trial, tuple[Trial, ...]]]:
     """Equal arms whose users fall into `PARTS` groups of a few each day: all of them, and each group's."""
-    groups = _trials(rng, trials * len(PARTS), daily=DAILY // len(PARTS))
+    groups = simulated(rng, trials * len(PARTS), daily=DAILY // len(PARTS))
     while parts := tuple(islice(groups, len(PARTS))):
         champion, challenger = (np.sum(arm, axis=0) for arm in zip(*parts, strict=True))
         yield (champion, challenger), parts

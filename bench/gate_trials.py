@@ -90,10 +90,16 @@ def _impression_z(batch: Streams) -> Array:
     return np.asarray((rates[1] - rates[0]) / np.sqrt(variances[0] + variances[1]), dtype=np.float64)
 
 
+def declared_effect(scale: float) -> float:
+    """The lift that a fixed-horizon test finds 80 % of the time; `scale`: the final standard error of equal arms,
+    relative to the rate. The challenger's variance grows with its rate."""
+    effect = (FIXED + POWER) * scale
+    return effect * math.sqrt((1 + (1 + effect) ** 2) / 2)
+
+
 def effects(rng: np.random.Generator, repetitions: int, *, scale: float) -> list[Row]:
     """Power and users needed, at the effect that a fixed-horizon test finds 80 % of the time, and at its double."""
-    effect = (FIXED + POWER) * scale
-    effect *= math.sqrt((1 + (1 + effect) ** 2) / 2)  # `scale` is of equal arms; the challenger's variance grows too
+    effect = declared_effect(scale)
     single, double = 1 + effect, 1 + 2 * effect
     # The always-valid default goes on after n_max, to see how many users it needs for the gate's power.
     gate, fixed, always, promoted = [], [], [], []

@@ -2,7 +2,8 @@
 
 Open loop: requests are due at times drawn beforehand (Poisson), whatever the server does, and a latency counts from the
 time a request was due, so that a server that falls behind is charged for it. Closed loop (`rate` 0): each of
-`connections` sends its next request when it has its answer. HTTP/1.1 on kept connections, written by hand: the load
+`connections` sends its next request when it has its answer, and waits a second after a refusal, as it is told to:
+clients that ask again at once would measure refusals. HTTP/1.1 on kept connections, written by hand: the load
 must cost a fraction of what it measures.
 """
 
@@ -14,6 +15,8 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
+
+_RETRY_SECONDS = 1.0  # what a refusal says in Retry-After
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ async def apply(load: Load) -> Outcome:
     async def connect() -> _Connection:
         return (await loop.create_connection(_Connection, "127.0.0.1", load.port))[1]
 
-    async def one(number: int, due: float) -> None:
+    async def one(number: int, due: float) -> int:
         connection = await free.get()
         try:
             if connection.transport is None:
@@ -107,7 +110,7 @@ async def apply(load: Load) -> Outcome:
             statuses[0] += 1
             if connection.transport is not None:
                 connection.transport.abort()  # its answer may still come
-            return
+            return 0
         finally:
             free.put_nowait(connection)  # a broken one is opened again by whom it serves next
         done = time.perf_counter()
@@ -121,6 +124,7 @@ async def apply(load: Load) -> Outcome:
         else:
             outcome.refused_ms.append((done - due) * 1e3)
             outcome.without_retry_after += status == 503 and b"\r\nretry-after:" not in head
+        return status
 
     for _ in range(load.connections):
         free.put_nowait(await connect())
@@ -142,7 +146,8 @@ async def apply(load: Load) -> Outcome:
         async def go_on(first: int) -> None:
             number = first
             while time.perf_counter() - begun < load.seconds:
-                await one(number, time.perf_counter())
+                if await one(number, time.perf_counter()) == 503:
+                    await asyncio.sleep(_RETRY_SECONDS)
                 number += load.connections
 
         await asyncio.gather(*(go_on(number) for number in range(load.connections)))

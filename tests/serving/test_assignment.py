@@ -57,8 +57,8 @@ def test_a_bucket_by_hand() -> None:
 
 @pytest.mark.parametrize("salt", ["t1", "t2"])
 def test_buckets_are_uniform(salt: str) -> None:
-    counts = np.bincount([bucket(unit, salt=salt) // 100 for unit in UNITS], minlength=100)
-    # 100 cells of 1,000 expected; the draw is fixed, so this either holds for good or never.
+    counts = np.bincount([bucket(f"p1_{n:032x}", salt=salt) for n in range(1_000_000)], minlength=10_000)
+    # 10,000 buckets of 100 expected; the draw is fixed, so this either holds for good or never.
     assert stats.chisquare(counts).pvalue > 0.001
 
 

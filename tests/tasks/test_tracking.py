@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,28 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         thread.join()
     for connection in held:
         connection.close()
+
+
+class _Failing(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(503)
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server that answers 503 to everything."""
+    monkeypatch.setitem(os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Failing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 def of(home: Home, uri: str = "", **train: Any) -> Settings:
@@ -154,6 +177,21 @@ def test_work_never_waits_for_a_silent_server(home: Home, silent: str, monkeypat
     assert time.monotonic() - began < 30  # a wait a step would be minutes
     assert left(folder, uri=silent)
     assert send_left(home, Settings()) == 1_000
+    assert send_left(home, Settings()) == 0
+
+
+def test_a_server_that_answers_5xx_stops_no_work_and_is_told_once_later(
+    home: Home, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spooling, "SEND_SECONDS", 0.01)
+    monkeypatch.setattr(spooling, "LEAVE_SECONDS", 0.2)
+    settings, folder = Settings(tracking=TrackingSettings(uri=failing)), home.checkpoints / "one"
+    with Spool(folder, SpooledRun("one", "one")) as spool, sending(home, settings, folder):
+        for step in range(1, 101):
+            spool.add(LOSS, step=step, value=0.5)
+        time.sleep(0.2)  # it tries now
+    assert left(folder, uri=failing)
+    assert send_left(home, Settings()) == 100
     assert send_left(home, Settings()) == 0
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from gate.states import OPEN_STATES, TrialMode, TrialState
+from gate.states import OPEN_STATES, WATCHED_STATES, TrialMode, TrialState
 from stores.audit_differences import differing
 from stores.ledger_records import (
     CHALLENGER,
@@ -38,6 +38,7 @@ def trial_problems(tx: Connection, entries: tuple[AuditEntry, ...]) -> list[str]
     """Where the record breaks the trials' rules, or the tables differ from it."""
     said: dict[str, _Replayed] = {}
     trained: dict[str, str] = {}  # digest → who submitted its training
+    surfaces: dict[str, _Surface] = {}
     problems = []
     for entry in entries:
         if entry.action == "record_version":
@@ -50,7 +51,10 @@ def trial_problems(tx: Connection, entries: tuple[AuditEntry, ...]) -> list[str]
         if name not in said:
             problems.append(f"audit entry {entry.number}: {entry.action} of trial {name}, which was never opened")
             continue
-        problems += [f"audit entry {entry.number}: trial {name}: {told}" for told in said[name].follow(entry)]
+        surface = surfaces.setdefault(str(said[name].opening.payload["surface"]), _Surface())
+        broken = [*surface.admit(said[name]), *said[name].follow(entry)]
+        surface.keep(name, said[name])
+        problems += [f"audit entry {entry.number}: trial {name}: {told}" for told in broken]
     return [*problems, *_trials(tx, said), *_looks(tx, entries), *_stages(tx, entries)]
 
 
@@ -68,6 +72,34 @@ def stage_facts(row: Mapping[Any, Any]) -> dict[str, Any]:
 def others_facts(others: Sequence[ChallengerRecord]) -> list[dict[str, Any]]:
     """What an audit entry says of the challengers after the first."""
     return [{"name": arm.name, "version": arm.version, "digest": arm.digest} for arm in others]
+
+
+@dataclass
+class _Surface:
+    """What stands against a further trial, as the entries so far have it."""
+
+    newest: tuple[str, "_Replayed"] | None = None
+    rejected: dict[str, str] = field(default_factory=dict)
+    """Digest → the trial that has rejected it."""
+
+    def admit(self, trial: "_Replayed") -> list[str]:
+        """Which rules the opening of `trial` breaks; none where it is open already, or of before schema 5."""
+        if trial.state is not TrialState.OFFLINE_OK or "quorum" not in trial.opening.payload:
+            return []
+        told = []
+        if self.newest is not None and self.newest[1].state in (*OPEN_STATES, *WATCHED_STATES):
+            told.append(f"open_trial while trial {self.newest[0]} is {self.newest[1].state}")
+        again = [] if trial.is_aa else [self.rejected[each] for each in trial.arms.values() if each in self.rejected]
+        return told + [f"open_trial of a bundle that trial {name} has rejected" for name in dict.fromkeys(again)]
+
+    def keep(self, name: str, trial: "_Replayed") -> None:
+        """Remember where `trial` stands now."""
+        if self.newest is None or self.newest[1].opening.number <= trial.opening.number:
+            self.newest = name, trial
+        if not trial.is_aa:
+            all_of_them = trial.state is TrialState.REJECTED
+            for arm in trial.arms if all_of_them else trial.out:
+                self.rejected.setdefault(trial.arms.get(arm, ""), name)
 
 
 @dataclass
@@ -159,7 +191,7 @@ class _Replayed:
             "after it was killed": self.killed,
             "of a challenger that it has not": self.arms.get(arm) != payload["challenger_digest"],
             "that would promote, of no comparison": promotes and self.state not in _COMPARED,
-            "that would promote the champion itself": promotes and self._is_aa,
+            "that would promote the champion itself": promotes and self.is_aa,
             "that would promote a rejected challenger": promotes and arm in (*self.out, *payload.get("out", ())),
         }
 
@@ -170,7 +202,7 @@ class _Replayed:
             "without a wait for it": self.state is not TrialState.AWAIT_APPROVAL,
             "without a passing look": look.get("decision") != "PROMOTE" or look["evidence"] != payload["evidence"],
             "of another than the look's challenger": look.get("challenger_digest") != payload["to"]["digest"],
-            "of the champion itself": self._is_aa,
+            "of the champion itself": self.is_aa,
             "of a rejected challenger": named_by(payload) in self.out,
             "of another epoch's champion": payload["to"]["epoch"] != self.facts["champion_epoch"] + 1,
             "after it was killed": self.killed,
@@ -178,8 +210,9 @@ class _Replayed:
         }
 
     @property
-    def _is_aa(self) -> bool:
-        return bool(self.facts["challenger_digest"] == self.facts["champion_digest"])
+    def is_aa(self) -> bool:
+        told = self.opening.payload
+        return bool(told["challenger_digest"] == told["champion_digest"])
 
 
 def _trials(tx: Connection, said: dict[str, _Replayed]) -> list[str]:

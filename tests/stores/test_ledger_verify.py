@@ -1,5 +1,6 @@
 """Whatever is changed behind the ledger's back, `verify` names it."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,34 @@ def test_a_step_against_the_rules_is_named_though_it_is_well_chained(
 def test_a_step_of_a_trial_that_was_never_opened_is_named(ledger: Ledger) -> None:
     entry(ledger, "close_trial", "t9", state="REJECTED")
     assert any("close_trial of trial t9, which was never opened" in problem for problem in ledger.verify())
+
+
+@pytest.mark.parametrize(
+    ("mode", "end", "named"),
+    [
+        (TrialMode.COMPARE, Ledger.reject, ["open_trial of a bundle that trial t2 has rejected"]),
+        (TrialMode.SHADOW, None, ["open_trial while trial t2 is SHADOW"]),
+        (TrialMode.COMPARE, None, ["open_trial while trial t2 is AWAIT_APPROVAL"]),
+    ],
+)
+def test_a_trial_that_could_not_be_opened_is_named(
+    ledger: Ledger, mode: TrialMode, end: Callable[..., None] | None, named: list[str]
+) -> None:
+    """The table is made to say otherwise until it is open."""
+    opened: dict[str, Any] = {"challengers": [3], "salt": "s", "allocation": 0.5, "actor": "bob", "now": T0}
+    ledger.open_trial("t2", {}, mode=mode, **opened)
+    if mode is TrialMode.COMPARE:
+        ledger.record_evidence("t2", {"decision": "PROMOTE"}, now=T0)
+    if end is not None:
+        end(ledger, "t2", actor="ann", reason="ugly", now=T0)
+    state = str(ledger.trial("t2").state)
+    set_to = "UPDATE trial SET state = '{}' WHERE id = 't2'"
+    with ledger._database.write() as tx:
+        tx.exec_driver_sql(set_to.format("EXPIRED"))
+    ledger.open_trial("t3", {}, **opened)
+    with ledger._database.write() as tx:
+        tx.exec_driver_sql(set_to.format(state))
+    assert [each.partition("trial t3: ")[2] for each in ledger.verify()] == named
 
 
 @pytest.mark.parametrize("submitter", ["bob", "Carol "])

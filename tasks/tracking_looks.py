@@ -8,6 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from gate.stopping import Corrected
 from relations.errors import DependencyFailed, RatchetError
 from stores.home import Home
 from stores.ledger import Ledger
@@ -15,6 +16,7 @@ from stores.ledger_records import TrialRecord
 from stores.mlflow_client import tracking_uri
 from stores.registry import Registry
 from stores.settings import Settings
+from tasks.correcting import corrected_effect
 from tasks.deciding import mirror_decision
 from tasks.spooling import within
 from tasks.trial_page.reading import (
@@ -86,16 +88,26 @@ def _tested(name: str, row: Evidence) -> dict[str, float | None]:
     return {f"{name}/z": figure(row, "z"), f"{name}/holds": figure(row, "holds")}
 
 
+def _corrected(effect: Corrected) -> dict[str, float | None]:
+    """Of the look that stopped the comparison."""
+    span = effect.lift_interval
+    ends = {"corrected/low": span.lower, "corrected/high": span.upper} if span else {}
+    return {"corrected/lift": effect.lift, "corrected/p": effect.p_value, **ends}
+
+
 def _tell(home: Home, settings: Settings, record: TrialRecord, *, report: str) -> None:
     registry = Registry(home, settings)
     for challenger in record.challengers:
         version = registry.version_of(challenger.digest)
         if version is None:
             raise DependencyFailed(f"MLflow does not know version {challenger.version} yet")
+        effect = corrected_effect(record, challenger.name)
+        stop, corrected = (effect.look, _corrected(effect)) if effect else (0, {})
         looks = [
             (
                 round(figure(each.evidence, "look") or each.number),
-                look_metrics(each.evidence, challenger.name, k=settings.privacy.k),
+                look_metrics(each.evidence, challenger.name, k=settings.privacy.k)
+                | (corrected if each.number == stop else {}),
             )
             for each in record.evidence
         ]

@@ -5,6 +5,7 @@ from xml.etree.ElementTree import Element
 
 from gate.states import OPEN_STATES, TrialState
 from stores.ledger_records import TrialRecord
+from tasks.correcting import corrected_effect
 from tasks.trial_page.markup import node, soft
 from tasks.trial_page.reading import (
     COMPARE,
@@ -21,7 +22,7 @@ from tasks.trial_page.reading import (
     text,
     texts,
 )
-from tasks.trial_page.wording import SIGNS, TONES, UNKNOWN, count, interval, moment, percent, share
+from tasks.trial_page.wording import SIGNS, TONES, UNKNOWN, chance, count, interval, moment, percent, share
 
 
 def title(told: Told) -> str:
@@ -68,6 +69,7 @@ def verdict(told: Told) -> Element:
         node("p", f"{SIGNS.get(said, '·')} {said}", class_="word"),
         node("p", reasons[0], class_="because") if reasons else None,
         _lift(told),
+        _corrected(told),
         node("ul", *(node("li", reason) for reason in reasons[1:])) if reasons[1:] else None,
         _facts(told),
         class_=f"verdict {tone}",
@@ -148,6 +150,24 @@ def _lift(told: Told) -> Element | None:
         what,
         node("strong", f"{percent(lift)} {interval(span)}"),
         node("span", f" ({kind})", class_="soft"),
+        class_="lift",
+    )
+
+
+def _corrected(told: Told) -> Element | None:
+    name = leading(told.newest)
+    if (matured(comparison(told.newest, name)) or 0) < told.k:
+        return None
+    found = corrected_effect(told.record, name)
+    if found is None or found.lift is None or found.lift_interval is None:
+        return None
+    span = (found.lift_interval.lower, found.lift_interval.upper)
+    return node(
+        "p",
+        f"corrected for stopping at look {found.look}: ",
+        node("strong", f"{percent(found.lift)} {interval(span)}"),
+        f", p = {chance(found.p_value)}",
+        node("span", " (median-unbiased; one-sided p of the whole test)", class_="soft"),
         class_="lift",
     )
 

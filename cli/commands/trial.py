@@ -169,14 +169,23 @@ def stop(context: Context, *, trial_id: str, actor: str, reason: str) -> Result:
 @command("status")
 @click.argument("trial_id", metavar="TRIAL", required=False)
 def status(context: Context, *, trial_id: str | None) -> Result:
-    """One trial with its stage, newest look and what it waits for, or all of them."""
+    """One trial with its stage, newest look and what it waits for, or all of them.
+
+    Of one, the JSON has `corrected`: its effect as it is after the look that stopped it; null while it goes on.
+    """
     from cli.trial_status import trial_lines, trial_summary
     from stores.ledger import Ledger
+    from tasks.correcting import corrected_effect
+    from tasks.trial_page.reading import leading
 
     home, settings = context.home, context.settings
     ledger = Ledger.of(home, settings)
     records = [ledger.trial(trial_id)] if trial_id else list(ledger.trials())
     found = [trial_summary(home, settings, record) for record in records]
+    if trial_id:
+        newest = records[0].evidence[-1].evidence if records[0].evidence else {}
+        effect = corrected_effect(records[0], leading(newest))
+        found[0]["corrected"] = None if effect is None else effect.as_json()
     lines = [line for each in found for line in trial_lines(each, detailed=trial_id is not None)]
     return Result({"trials": found}, tuple(lines) or ("no trials yet",))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import multivariate_normal
 
-from gate.boundaries import Spending, boundaries
+from gate.boundaries import Spending, boundaries, crossing_probability
 from gate.stagewise import stagewise
 
 FIVE = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -46,6 +46,23 @@ def test_two_looks_against_the_bivariate_normal(first, last, z):
     assert found.p_value == pytest.approx(above(0.0), abs=1e-5)
     for level, effect in ((0.5, found.median), (0.025, found.lower), (0.975, found.upper)):
         assert effect == pytest.approx(brentq(lambda guess, level=level: above(guess) - level, -12, 12), abs=2e-4)
+
+
+def test_three_looks_as_rpact_has_them():
+    """rpact's tests, `getAnalysisResults` for three stages of survival data: log-rank statistics at the third look.
+
+    Wang & Tsiatis' boundaries c·t^(Δ − ½) with Δ = .25; a log hazard ratio is 2 standard errors over √38 events.
+    """
+    times = (0.2, 0.4, 1.0)
+
+    def missing(constant):
+        return sum(crossing_probability(times, [constant * time**-0.25 for time in times], drift=0.0)) - 0.025
+
+    constant = brentq(missing, 1.5, 4.0)
+    found = stopped(3, 2.9, times=times, critical=tuple(constant * time**-0.25 for time in times))
+    assert found.p_value == pytest.approx(0.0074535505, rel=1e-4)
+    ratios = np.exp(2 / 38**0.5 * np.array([found.median, found.lower, found.upper]))
+    assert ratios == pytest.approx([2.4764002, 1.222663, 4.752454], rel=1e-4)
 
 
 def test_later_users_who_are_more_active_against_the_bivariate_normal():

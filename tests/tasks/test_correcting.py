@@ -69,13 +69,14 @@ def test_it_follows_from_the_looks_on_record_and_names_the_one_that_stopped(ledg
     assert corrected_effect(replace(record, evidence=shifted), CHALLENGER) == replace(found, look=4)
 
 
-@pytest.mark.parametrize("broken", ["no looks", "no sums", "no config"])
+@pytest.mark.parametrize("broken", ["no looks", "newest look alone", "no sums", "no config"])
 def test_a_record_that_cannot_be_read_says_nothing(ledger: Ledger, broken: str) -> None:
     record = ledger.trial("trial-1")
     first = replace(record.evidence[0], evidence={"stage": "compare"})
     changed = {
-        "no looks": replace(record, evidence=()),
-        "no sums": replace(record, evidence=(first,)),
+        "no looks": replace(record, evidence=(), looks=0),
+        "newest look alone": replace(record, evidence=record.evidence[-1:]),
+        "no sums": replace(record, evidence=(first,), looks=1),
         "no config": replace(record, config={}),
     }
     assert corrected_effect(changed[broken], CHALLENGER) is None

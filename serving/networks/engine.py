@@ -205,7 +205,7 @@ class Engine:
         `attributes`: of the user. Where the model knows one of them, a user without a known event is asked about as the
         model learnt first events: with one padding position. Without either nothing is left to ask with.
         """
-        # Loops that C runs: of an answer's time outside the network no other step has as much.
+        # Each answer goes over hundreds of events here: C runs the loops.
         length = len(history.items_L)
         row_L = np.fromiter(map(self.rows.get, history.items_L, repeat(self.vocabulary)), np.int64, length)
         code_L = np.fromiter(map(self.behaviours.get, history.behaviours_L, repeat(0)), np.int64, length)

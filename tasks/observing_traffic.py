@@ -23,6 +23,12 @@ from tasks.sums import outcome_rule
 _DAY = timedelta(days=1)
 
 
+def somebody_matured(lake: Lake, stated: TrialSettings, *, until: datetime) -> bool:
+    """Whether any user was first shown something a window before `until`, the newest exposure."""
+    first = _oldest(shown_to(lake.relation("exposures")), otherwise=until)
+    return until - first >= timedelta(hours=stated.window_hours)
+
+
 def observe_metrics(
     lake: Lake, stated: TrialSettings, metrics: Sequence[Metric], *, until: datetime, history_days: int, k: int
 ) -> tuple[Mapping[str, Observed], tuple[str, ...]]:

@@ -13,7 +13,7 @@ from relations.traffic import shown_to
 from stores.lake import Lake
 from stores.settings import Settings
 from stores.trial_settings import TrialSettings
-from tasks.observing_traffic import observe_arrivals, observe_metrics
+from tasks.observing_traffic import observe_arrivals, observe_metrics, somebody_matured
 from tasks.trial_plans import metric_of
 
 EFFECTS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
@@ -25,7 +25,7 @@ RESERVE = 1.2
 @dataclass(frozen=True)
 class PlanQuestion:
     """`effect`: relative; None: [trial] minimum_effect, or with `days` what they can detect. `rate`: assumed, for a
-    lake without exposures. `history_days`: how far back traffic and rates are looked at."""
+    lake in which nobody who was shown something has matured. `history_days`: how far back traffic and rates go."""
 
     effect: float | None = None
     days: float | None = None
@@ -98,8 +98,8 @@ class TrialPlan:
 def plan_trial(lake: Lake, settings: Settings, question: PlanQuestion) -> TrialPlan:
     """Answer from the lake. Writes nothing.
 
-    Raises UsageError for an unknown metric, fewer than two days of traffic, a metric without outcomes, no exposures
-    and no stated rate, or numbers that no test can have.
+    Raises UsageError for an unknown metric, fewer than two days of traffic, a metric without outcomes, no matured
+    users and no stated rate, or numbers that no test can have.
     """
     stated = settings.trial
     primary = metric_of(settings, question.metric or stated.metric)
@@ -113,13 +113,19 @@ def plan_trial(lake: Lake, settings: Settings, question: PlanQuestion) -> TrialP
     design = _design(stated, question)
     compared, notes = _share_compared(settings, challengers=question.challengers)
     until = lake.watermark("exposures")
-    if until is None:
-        observed, accumulation, said = _from_events(lake, primary, question)
+    young = until is not None and not somebody_matured(lake, stated, until=until)
+    if until is None or (young and question.rate is not None):
+        observed, accumulation, said = _from_events(lake, primary, question, young=young)
         rails = []
         traffic = "events"
     else:
         if question.rate is not None:
-            raise UsageError("plan: the lake has exposures, which tell the rate; leave --rate out")
+            raise UsageError("plan: the lake has matured users, who tell the rate; leave --rate out")
+        if young:
+            raise UsageError(
+                f"plan: nobody who was shown something has matured, which takes [trial] window_hours = "
+                f"{stated.window_hours:g}; wait for it, or assume a rate with --rate"
+            )
         metrics, said = observe_metrics(
             lake,
             stated,
@@ -196,7 +202,10 @@ def _share_compared(settings: Settings, *, challengers: int) -> tuple[float, tup
     return share, tuple(notes)
 
 
-def _from_events(lake: Lake, primary: Metric, question: PlanQuestion) -> tuple[Observed, Accumulation, tuple[str, ...]]:
+def _from_events(
+    lake: Lake, primary: Metric, question: PlanQuestion, *, young: bool
+) -> tuple[Observed, Accumulation, tuple[str, ...]]:
+    """`young`: there are exposures, and nobody has matured."""
     if question.rate is None:
         raise UsageError(
             "plan: the lake has no exposures yet, so no rate is known; serve, and ingest what serving logged "
@@ -211,8 +220,8 @@ def _from_events(lake: Lake, primary: Metric, question: PlanQuestion) -> tuple[O
     seen = events.select("user", at=events.event_time)
     arrivals = observe_arrivals(seen, until=until, history_days=question.history_days)
     notes = (
-        f"no exposures yet: a rate of {question.rate:g} with one impression a user is assumed, and every user with an "
-        "event is taken to ask for recommendations",
+        f"{'nobody has matured' if young else 'no exposures'} yet: a rate of {question.rate:g} with one impression a "
+        "user is assumed, and every user with an event is taken to ask for recommendations",
     )
     return Observed.assumed(primary.name, rate=question.rate), arrivals, notes
 

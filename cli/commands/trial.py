@@ -141,7 +141,10 @@ def kill(context: Context, *, trial_id: str, actor: str, reason: str) -> Result:
 @click.argument("trial_id", metavar="TRIAL")
 def look(context: Context, *, trial_id: str) -> Result:
     """Ingest what waits, judge TRIAL on the users matured so far, and record the evidence."""
+    from stores.ledger import Ledger
+
     home = context.home
+    Ledger.of(home, context.settings).trial(trial_id)  # a mistyped one is told before Prefect is started
     use_prefect(home)
     from flows.trial import trial as flow
 
@@ -196,7 +199,10 @@ def status(context: Context, *, trial_id: str | None) -> Result:
 @click.option("--reason", default="", help="Kept in the ledger for good.")
 def bake(context: Context, *, trial_id: str, actor: str, reason: str) -> Result:
     """Look after the promotion that TRIAL has made: served, quiet for long enough, or rolled back."""
+    from stores.ledger import Ledger
+
     home = context.home
+    Ledger.of(home, context.settings).trial(trial_id)  # a mistyped one is told before Prefect is started
     who = allowed(context, actor, Role.APPROVER, what=f"believe {trial_id}") if actor or reason else ""
     use_prefect(home)
     from flows.bake import bake as flow

@@ -15,7 +15,7 @@ from cli.console import DAYS, Context, Result, command
 @click.option("--power", type=float, default=0.8, show_default=True, help="How surely the effect is to be found.")
 @click.option("--metric", help="The primary metric, a name in [trial.metrics]; default: [trial] metric.")
 @click.option("--challengers", type=int, default=1, show_default=True, help="That meet the champion at once.")
-@click.option("--rate", type=float, help="Assumed rate, for a lake without exposures.")
+@click.option("--rate", type=float, help="Assumed rate, while nobody who was shown something has matured.")
 @click.option("--history", type=int, default=28, show_default=True, help="Days of the past to learn from.")
 def plan(
     context: Context,

@@ -93,6 +93,16 @@ def test_mistakes_are_refused_by_name(home: Home, ledger: Ledger, words: list[st
     assert ledger.trials() == ()
 
 
+@pytest.mark.parametrize("step", ["look", "bake"])
+def test_a_step_of_no_trial_is_refused_before_prefect_is_started(
+    home: Home, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    monkeypatch.setattr("cli.commands.trial.use_prefect", lambda home: pytest.fail("Prefect was started"))
+    done = typed(home, step, "trial-9")
+    assert done.exit_code == 2
+    assert "trial 'trial-9': no such trial" in done.output
+
+
 def test_what_a_trial_waits_for_at_each_state(home: Home, ledger: Ledger) -> None:
     assert typed(home, "start", "--challenger", "2", "--mode", "compare").exit_code == 0
     assert "the first look at its compare stage" in waits(home, ledger)

@@ -202,7 +202,7 @@ def test_challengers_canaries_and_held_back_users_leave_fewer(lived: Home) -> No
         (PlanQuestion(effect=-0.1), "effect of -0.1 cannot"),
         (PlanQuestion(power=1.0), "power = 1.0 must"),
         (PlanQuestion(challengers=0), "challengers = 0 must"),
-        (PlanQuestion(rate=0.1), "the lake has exposures"),
+        (PlanQuestion(rate=0.1), "the lake has matured users"),
         (PlanQuestion(days=0.5), "0 users detect nothing"),
     ],
 )
@@ -229,6 +229,25 @@ def test_without_exposures_a_rate_must_be_told(tmp_path: Path) -> None:
     expected = found.design.drift**2 * (2 + 2 * 1.1**2) * 0.2 * 0.8 / 0.02**2
     assert found.chosen.plan.n_max == pytest.approx(expected, abs=2)
     assert "assumed" in found.notes[0]
+
+
+def test_until_somebody_has_matured_a_rate_may_be_assumed(tmp_path: Path) -> None:
+    home = Home.create(tmp_path / "home", simulation=True)
+    settings = settings_of(home)
+    exposures, events = rows()
+    newest = max(row["shown_time"] for row in exposures)
+    window = timedelta(hours=settings.trial.window_hours)
+    lake = Lake.of(home, settings.lake)
+    young = [row for row in exposures if row["shown_time"] > newest - window]
+    lake.append("exposures", pa.Table.from_pylist(young, schema=EXPOSURES), transaction="t")
+    lake.append("events", pa.Table.from_pylist(events, schema=EVENTS), transaction="t")
+    lake.close()
+    with pytest.raises(UsageError, match=r"nobody who was shown something has matured.*window_hours.*--rate"):
+        asked(home, PlanQuestion(effect=0.1))
+    found = asked(home, PlanQuestion(effect=0.1, rate=0.2))
+    assert found.traffic == "events"
+    assert found.primary == Observed.assumed("clicks", rate=0.2)
+    assert found.notes[0].startswith("nobody has matured yet")
 
 
 def test_the_command_prints_a_table_and_the_settings(lived: Home, capfd: pytest.CaptureFixture[str]) -> None:

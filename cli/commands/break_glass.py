@@ -70,7 +70,8 @@ def confirm(context: Context, *, number: int, actor: str, reason: str) -> Result
         {**decided.as_json(), "break_glass": break_glass_stated(record)},
         (
             f"champion is v{decided.champion.version}, epoch {decided.champion.epoch}, without a trial",
-            f"until {record.until:%Y-%m-%d %H:%M} UTC; before that: ratchet break-glass end {number}",
+            f"until {record.until:%Y-%m-%d %H:%M} UTC; before that: "
+            f"ratchet break-glass end {number} --as NAME --reason TEXT",
         ),
     )
 

@@ -202,8 +202,8 @@ def bake(context: Context, *, trial_id: str, actor: str, reason: str) -> Result:
     from stores.ledger import Ledger
 
     home = context.home
-    Ledger.of(home, context.settings).trial(trial_id)  # a mistyped one is told before Prefect is started
     who = allowed(context, actor, Role.APPROVER, what=f"believe {trial_id}") if actor or reason else ""
+    Ledger.of(home, context.settings).trial(trial_id)  # a mistyped one is told before Prefect is started
     use_prefect(home)
     from flows.bake import bake as flow
 

@@ -16,6 +16,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
+import uvloop
+
 _RETRY_SECONDS = 1.0  # what a refusal says in Retry-After
 
 
@@ -178,7 +180,7 @@ def _look_into(body: bytes, outcome: Outcome, digests: Counter[str]) -> None:
 
 def main() -> None:
     stated: dict[str, Any] = json.load(sys.stdin)
-    json.dump(asdict(asyncio.run(apply(Load(**stated)))), sys.stdout)
+    json.dump(asdict(uvloop.run(apply(Load(**stated)))), sys.stdout)
 
 
 if __name__ == "__main__":

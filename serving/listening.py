@@ -60,6 +60,7 @@ def listen(app: FastAPI, *, address: str, port: int, announced: Callable[[int], 
     """
     config = uvicorn.Config(
         app,
+        loop="asyncio",  # the same wherever it runs, whatever else is installed there
         log_config=None,
         access_log=False,
         lifespan="on",
